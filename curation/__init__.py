@@ -1,0 +1,1 @@
+"""Selection of samples, dataset versions and exports."""

@@ -1,0 +1,1 @@
+"""Outlier scores, calibration and reasons: numpy over neighbours."""

@@ -1,0 +1,1 @@
+"""FAISS segments and snapshots, and search over them."""

@@ -1,0 +1,1 @@
+"""Beam jobs: the only room that imports apache_beam."""

@@ -1,0 +1,1 @@
+"""What every room speaks: records, Arrow schemas, expectations, errors and tables."""
