@@ -1,0 +1,57 @@
+"""Where everything lies in a workspace: the one place that makes a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas import arrow
+from schemas.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The tables and folders below a workspace's root. Picklable; opens nothing by itself."""
+
+    root: Path
+
+    @property
+    def samples(self) -> Table:
+        return Table(self.root / "tables" / "samples", arrow.SAMPLES, partition_by="encoder")
+
+    @property
+    def uris(self) -> Table:
+        return Table(self.root / "tables" / "uris", arrow.URIS)
+
+    @property
+    def rejects(self) -> Table:
+        return Table(self.root / "tables" / "rejects", arrow.REJECTS)
+
+    @property
+    def scores(self) -> Table:
+        return Table(self.root / "tables" / "scores", arrow.SCORES)
+
+    @property
+    def reviews(self) -> Path:
+        return self.root / "reviews.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    def index(self, encoder_id: str) -> Path:
+        return self.root / "index" / encoder_id
+
+    def run(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+    def dataset(self, name: str) -> Path:
+        return self.datasets / name

@@ -1,0 +1,240 @@
+"""Delta tables: stage files where no reader looks, commit them once, read as of a version.
+
+The one place that touches Delta. A staged file lies in the table's folder but in no commit, so no
+reader sees it; `Table.commit` names all of them in one atomic log entry. What a crash leaves
+behind is in no commit either, and goes at a later `Table.vacuum`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from schemas.errors import NotFoundError
+
+_ORPHANS_KEPT_HOURS = 7 * 24
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A Parquet file in a table's folder, staged or committed; `path` is relative to the folder."""
+
+    path: str
+    rows: int
+    bytes: int
+    partition: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table of one schema, partitioned by at most one string column.
+
+    Picklable, and cheap: nothing is opened until it is read or written.
+    """
+
+    root: Path
+    schema: pa.Schema
+    partition_by: str | None = None
+
+    def version(self) -> int | None:
+        """The newest version, or None while nothing was committed."""
+        table = self._open()
+        return None if table is None else int(table.version())
+
+    def stage(self, rows: pa.Table, *, rows_per_group: int = 4096) -> DataFile:
+        """Write `rows` (all of one partition) as a Parquet file that no reader sees yet."""
+        rows = rows.select(self.schema.names).cast(self.schema)
+        folder, partition = "", None
+        if self.partition_by is not None:
+            values = pc.unique(rows[self.partition_by]).to_pylist()
+            if len(values) != 1:
+                raise ValueError(f"a staged file holds one {self.partition_by}, not {values}")
+            partition = values[0]
+            folder = f"{self.partition_by}={partition}/"
+            rows = rows.drop_columns([self.partition_by])
+        path = f"{folder}part-{uuid.uuid4().hex}.parquet"
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, target, compression="zstd", row_group_size=rows_per_group)
+        run_ids = pc.unique(rows["run_id"]).to_pylist() if "run_id" in rows.column_names else []
+        return DataFile(
+            path=path,
+            rows=rows.num_rows,
+            bytes=target.stat().st_size,
+            partition=partition,
+            run_id=run_ids[0] if len(run_ids) == 1 else None,
+        )
+
+    def files(self, partition: str | None = None) -> list[DataFile]:
+        """The committed files, of one partition where it is given."""
+        table = self._open()
+        if table is None:
+            return []
+        actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        files = [
+            DataFile(
+                path=unquote(action["path"]),
+                rows=action["num_records"],
+                bytes=action["size_bytes"],
+                partition=action.get(f"partition.{self.partition_by}"),
+            )
+            for action in actions
+        ]
+        return [file for file in files if partition is None or file.partition == partition]
+
+    def stream(
+        self, files: Sequence[DataFile], columns: Sequence[str] | None = None
+    ) -> pa.RecordBatchReader:
+        """Stream files, staged or committed, one after another, the partition column included."""
+        names = list(self.schema.names if columns is None else columns)
+        schema = pa.schema([self.schema.field(name) for name in names])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            stored = [name for name in names if name != self.partition_by]
+            for file in files:
+                for batch in pq.ParquetFile(self.root / file.path).iter_batches(columns=stored):
+                    table = pa.Table.from_batches([batch])
+                    if self.partition_by in names:
+                        values = pa.repeat(pa.scalar(file.partition), batch.num_rows)
+                        table = table.append_column(self.partition_by, values)
+                    yield from table.select(names).cast(schema).to_batches()
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def unstage(self, file: DataFile) -> None:
+        """Remove a staged file that will not be committed."""
+        (self.root / file.path).unlink(missing_ok=True)
+
+    def commit(self, files: Sequence[DataFile], *, transaction: str) -> int:
+        """Publish `files` in one commit and return the table's version.
+
+        `transaction` names this commit: when it is in the log already (a retry), nothing is added.
+        """
+        table = self._open()
+        if table is not None and table.transaction_version(transaction) is not None:
+            return int(table.version())
+        now = int(time.time() * 1000)
+        actions = [
+            AddAction(
+                path=file.path,
+                size=file.bytes,
+                partition_values={self.partition_by: file.partition} if self.partition_by else {},
+                modification_time=now,
+                data_change=True,
+                stats=_statistics(file),
+            )
+            for file in files
+        ]
+        properties = CommitProperties(app_transactions=[Transaction(transaction, 1)])
+        schema = Schema.from_arrow(self.schema)
+        partition_by = [self.partition_by] if self.partition_by else []
+        if table is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            create_table_with_add_actions(
+                str(self.root),
+                schema,
+                actions,
+                mode="error",
+                partition_by=partition_by,
+                commit_properties=properties,
+            )
+        else:
+            table.create_write_transaction(
+                [*actions],
+                mode="append",
+                schema=schema,
+                partition_by=partition_by,
+                commit_properties=properties,
+            )
+        return int(DeltaTable(self.root).version())
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """The rows that match `where`; an empty table while nothing was committed.
+
+        Raises NotFoundError when `version` does not exist.
+        """
+        dataset = self._dataset(version)
+        if dataset is None:
+            empty = self.schema.empty_table()
+            return empty if columns is None else empty.select(columns)
+        return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+        version: int | None = None,
+        rows: int = 4096,
+    ) -> Iterator[pa.RecordBatch]:
+        """Like `read`, but streamed: at most a few batches are held at a time."""
+        dataset = self._dataset(version)
+        if dataset is None:
+            return iter(())
+        scanner = dataset.scanner(
+            columns=None if columns is None else list(columns),
+            filter=where,
+            batch_size=rows,
+            batch_readahead=1,
+            fragment_readahead=1,
+        )
+        return iter(scanner.to_batches())
+
+    def count(self, where: ds.Expression | None = None) -> int:
+        """How many rows match."""
+        dataset = self._dataset(None)
+        return 0 if dataset is None else int(dataset.count_rows(filter=where))
+
+    def vacuum(self) -> None:
+        """Remove files that no commit names and that are older than a week."""
+        table = self._open()
+        if table is not None:
+            table.vacuum(retention_hours=_ORPHANS_KEPT_HOURS, dry_run=False, full=True)
+
+    def _open(self, version: int | None = None) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.root, version=version)
+        except TableNotFoundError:
+            return None
+
+    def _dataset(self, version: int | None) -> ds.Dataset | None:
+        table = self._open()
+        if table is None:
+            if version is not None:
+                raise NotFoundError(f"{self.root.name} has no version {version}: it is empty")
+            return None
+        if version is not None:
+            newest = table.version()
+            if not 0 <= version <= newest:
+                raise NotFoundError(
+                    f"{self.root.name} has no version {version}; versions are 0 to {newest}"
+                )
+            table = DeltaTable(self.root, version=version)
+        return table.to_pyarrow_dataset()
+
+
+def _statistics(file: DataFile) -> str:
+    """Delta's statistics of a file: with its run's id in them, readers of a run skip the others."""
+    statistics: dict[str, object] = {"numRecords": file.rows}
+    if file.run_id is not None:
+        bound = {"run_id": file.run_id}
+        statistics |= {"minValues": bound, "maxValues": bound, "nullCount": {"run_id": 0}}
+    return json.dumps(statistics)
