@@ -1,0 +1,111 @@
+"""Reading: an open snapshot, searched as one index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.sample_ids import SampleIds
+from index.segments import OpenSegment, Segment, check_unit
+from index.snapshots import Manifest
+from schemas.errors import EncoderError
+
+SEARCH_BATCH = 4096
+"""Queries searched at a time by `neighbours`: enough for FAISS's batched kernels, little memory."""
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Rows (n, k), nearest first, -1 padded, and their distances (n, k)."""
+
+
+class Snapshot:
+    """One state of the index, for reading from any number of threads; later commits change nothing.
+
+    Rows number the snapshot's vectors from 0, segment after segment. They mean something only
+    within this snapshot: keep sample ids, not rows.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        """Map every segment; `IndexStore.open` is the way to get one."""
+        self.number = manifest.number
+        self.dimension = manifest.dimension
+        self.segments: tuple[Segment, ...] = manifest.segments
+        self._open = [OpenSegment(root, segment) for segment in manifest.segments]
+        self.sample_ids = SampleIds([segment.ids for segment in self._open])
+        self._starts = np.cumsum([0, *(segment.vectors for segment in self.segments)])
+
+    @property
+    def vectors(self) -> int:
+        """How many samples can be found."""
+        return int(self._starts[-1])
+
+    def live_rows(self) -> NDArray[np.int64]:
+        """The rows that hold a sample, ascending."""
+        return np.arange(self._starts[-1])
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The stored vectors (m, d) float32 of `rows` (m,)."""
+        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
+        segment_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(segment_of):
+            inside = segment_of == number
+            vectors[inside] = self._open[number].read(rows[inside] - self._starts[number])
+        return vectors
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+        """The k nearest stored vectors of each query.
+
+        queries: (n, d) float32 of unit norm. Returns rows (n, k) int64, nearest first, and their
+        Euclidean distances (n, k) float32 in [0, 2], exactly 0 for an identical vector; where fewer
+        than k vectors are stored, rows are -1 and distances infinite. Raises EncoderError for
+        another dimension, ValueError for queries that are not of unit norm.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise EncoderError(
+                f"the query has {queries.shape[-1]} dimensions, the index holds {self.dimension}; "
+                "query with the encoder that made the index, or run 'longtail index rebuild'"
+            )
+        check_unit(queries)
+        rows = [np.full((len(queries), k), -1, dtype=np.int64)]
+        squared = [np.full((len(queries), k), np.inf, dtype=np.float32)]
+        for segment, start in zip(self._open, self._starts, strict=False):
+            inside, distances = segment.search(queries, k)
+            rows.append(np.where(inside < 0, -1, inside + start))
+            squared.append(distances)
+        return _nearest(np.concatenate(rows, axis=1), np.concatenate(squared, axis=1), k)
+
+    def neighbours(self, rows: NDArray[np.int64], k: int) -> Found:
+        """The k nearest of each stored vector, itself left out: as `search`, (len(rows), k)."""
+        found = [
+            _without_self(batch, *self.search(self.read(batch), k + 1))
+            for batch in _batches(rows, SEARCH_BATCH)
+        ]
+        if not found:
+            return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+        return np.concatenate([r for r, _ in found]), np.concatenate([d for _, d in found])
+
+
+def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _nearest(rows: NDArray[np.int64], squared: NDArray[np.float32], k: int) -> Found:
+    order = np.lexsort((rows, squared))[:, :k]
+    return (
+        np.take_along_axis(rows, order, axis=1),
+        np.sqrt(np.take_along_axis(squared, order, axis=1)),
+    )
+
+
+def _without_self(
+    own: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.float32]
+) -> Found:
+    """Drop each row's own entry from (n, k + 1); where duplicates crowd it out, drop the last."""
+    drop = rows == own[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    shape = (len(rows), rows.shape[1] - 1)
+    return rows[~drop].reshape(shape), distances[~drop].reshape(shape)
