@@ -1,0 +1,25 @@
+"""Where images come from: folders, manifests, tar shards and Parquet files -> `ImageRef`s.
+
+One file for each kind, with a transform and the plain function that it wires. `opening` tells the
+kinds apart, `reading` goes from a reference to bytes, `storage` is the only way to any file.
+"""
+
+from pipelines.sources.files import ImageFiles
+from pipelines.sources.manifest import Manifests
+from pipelines.sources.opening import SOURCE_KINDS, OpenSource, SourceKind, open_source
+from pipelines.sources.parquet import ParquetImages
+from pipelines.sources.reading import locate, read
+from pipelines.sources.tar import TarShards
+
+__all__ = [
+    "SOURCE_KINDS",
+    "ImageFiles",
+    "Manifests",
+    "OpenSource",
+    "ParquetImages",
+    "SourceKind",
+    "TarShards",
+    "locate",
+    "open_source",
+    "read",
+]
