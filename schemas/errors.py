@@ -6,8 +6,8 @@ LongtailError                   exit code 1
 │   ├── WorkspaceError          no workspace here, or one of another kind
 │   ├── NotFoundError           no such sample, run, dataset or source of images
 │   └── EncoderError            unknown or unusable encoder, or fingerprints that must not meet
-├── CorruptionError             a file of ours is truncated or foreign; the message names the remedy
-├── AuditError                  exit code 3: staged data failed its expectations, nothing was published
+├── CorruptionError             a file of ours is truncated or foreign; the message says the remedy
+├── AuditError                  exit code 3: staged data failed its expectations; none is published
 └── WorkspaceBusyError          exit code 4: another run holds the workspace
 
 ImageError                      one input could not become an image; counted, never ends a job

@@ -1,0 +1,161 @@
+"""What the commands share: the options, opening the workspace, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from schemas.errors import UsageError, WorkspaceError
+
+if TYPE_CHECKING:
+    from longtail.runs import RunSummary
+    from longtail.workspace import Workspace
+    from schemas.records import Flag
+
+SAMPLE_ID_DIGITS = 12
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-w",
+        "--workspace",
+        envvar="LONGTAIL_WORKSPACE",
+        help="The workspace; else the current folder.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of longtail.yaml, such as limits.max_pixels=50000000.",
+        show_default=False,
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(help="Outliers to flag: a count (200) or a share (2%).", show_default=False),
+]
+
+
+def open_workspace(
+    path: Path | None, assignments: Sequence[str] | None = None, budget: str | None = None
+) -> Workspace:
+    """The workspace of the option, the variable or the current folder, with overrides applied."""
+    quieten()
+    from longtail.cli.progress import watch
+    from longtail.settings import FILE
+    from longtail.workspace import Workspace
+
+    if path is None:
+        if not Path(FILE).exists():
+            raise WorkspaceError(
+                f"no workspace: the current folder holds no {FILE}; pass -w FOLDER, set "
+                "LONGTAIL_WORKSPACE, or make one with 'longtail init FOLDER'"
+            )
+        path = Path()
+    overrides = _overrides(assignments or ())
+    if budget is not None:
+        overrides.setdefault("mining", {})["budget"] = budget
+    return Workspace(path, overrides, watch)
+
+
+def _overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {assignment}: write it as KEY=VALUE")
+        section = overrides
+        *sections, last = key.split(".")
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = yaml.safe_load(value)
+    return overrides
+
+
+def quieten() -> None:
+    """Keep libraries' notices off the terminal; a run's own log keeps them."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+
+
+def print_json(document: Any) -> None:
+    """The one document on stdout."""
+    print(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+
+
+def print_summary(summary: RunSummary, as_json: bool) -> None:
+    """What a run did."""
+    from dataclasses import asdict
+
+    if as_json:
+        print_json(asdict(summary))
+        return
+    print(
+        f"run {summary.run_id}: {summary.ingested:,} ingested, {summary.skipped:,} skipped, "
+        f"{summary.rejected:,} rejected, {summary.flagged:,} flagged in {summary.seconds:.1f} s"
+    )
+
+
+def print_flags(flags: Sequence[Flag]) -> None:
+    """A table of flags for a person, best first."""
+    print_table(
+        ("rank", "sample", "image", "score", "p-value", "level", "why"),
+        [
+            (
+                str(flag.rank),
+                flag.sample_id[:SAMPLE_ID_DIGITS],
+                short_uri(flag.uri),
+                f"{flag.score:.4f}",
+                "-" if flag.p_value is None else f"{flag.p_value:.2g}",
+                flag.level,
+                "; ".join(flag.reasons[:2]),
+            )
+            for flag in flags
+        ],
+        right={"rank", "score", "p-value"},
+    )
+
+
+def short_uri(uri: str) -> str:
+    """The last two parts of a URI: enough to tell images apart in a table."""
+    return "/".join(uri.rsplit("/", 2)[-2:])
+
+
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: set[str] = frozenset()  # type: ignore[assignment]
+) -> None:
+    """A plain table as wide as the terminal, or as wide as it needs where there is none."""
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in header:
+        last = name == header[-1]
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=not last,
+            overflow="fold" if last else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False, markup=False).print(table)

@@ -1,0 +1,152 @@
+"""Commands of a person who looks and judges: flags, query, verdict, status."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longtail.cli.common import (
+    SAMPLE_ID_DIGITS,
+    JsonOption,
+    WorkspaceOption,
+    open_workspace,
+    print_flags,
+    print_json,
+    print_table,
+)
+from schemas.errors import UsageError
+from schemas.records import FLAG_KINDS, VERDICT_LABELS
+
+
+def flags(
+    workspace: WorkspaceOption = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Only so many, the best.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only outlier or capture_fault.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Another mining run than the newest.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the edge cases that a mining run flagged, the strangest first.
+
+    Example: longtail flags -w my-workspace --top 20
+    """
+    if kind is not None and kind not in FLAG_KINDS:
+        raise UsageError(f"--kind {kind} is unknown; it is one of {', '.join(FLAG_KINDS)}")
+    found = open_workspace(workspace).flags(run, kind, top)  # type: ignore[arg-type]
+    if as_json:
+        print_json([asdict(flag) for flag in found])
+    elif found:
+        print_flags(found)
+    else:
+        print("no flags; 'longtail run' mines a folder of images")
+
+
+def query(
+    image: Annotated[Path | None, typer.Argument(help="An image file.", show_default=False)] = None,
+    workspace: WorkspaceOption = None,
+    sample_id: Annotated[
+        str | None,
+        typer.Option("--id", help="A sample instead of a file.", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the samples most like an image.
+
+    Example: longtail query -w my-workspace photo.jpg -k 12
+    """
+    hits = open_workspace(workspace).query(image, sample_id=sample_id, k=k).to_pylist()
+    if as_json:
+        print_json(hits)
+        return
+    print_table(
+        ("rank", "sample", "distance", "image"),
+        [
+            (
+                str(hit["rank"]),
+                hit["sample_id"][:SAMPLE_ID_DIGITS],
+                f"{hit['distance']:.4f}",
+                hit["uri"],
+            )
+            for hit in hits
+        ],
+        right={"rank", "distance"},
+    )
+
+
+def verdict(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SAMPLE_ID... VERDICT",
+            help=f"Sample ids, or their first digits, then one of {', '.join(VERDICT_LABELS)}.",
+        ),
+    ],
+    workspace: WorkspaceOption = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag; may be repeated.", show_default=False)
+    ] = None,
+    note: Annotated[str, typer.Option(help="A note.", show_default=False)] = "",
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who judges; else the user.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record what you say of samples; the latest verdict on a sample counts.
+
+    Example: longtail verdict -w my-workspace 3f2a9c01b7de edge_case --tag crack
+    """
+    *sample_ids, label = words
+    if label not in VERDICT_LABELS:
+        raise UsageError(f"'{label}' is no verdict; end with one of {', '.join(VERDICT_LABELS)}")
+    if not sample_ids:
+        raise UsageError(f"which sample is '{label}'? give its id before the verdict")
+    verdicts = open_workspace(workspace).verdict(sample_ids, label, tag or (), note, reviewer)
+    if as_json:
+        print_json([asdict(given) for given in verdicts])
+    else:
+        print(f"{len(verdicts)} recorded as {label} by {verdicts[0].reviewer}")
+
+
+def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show what a workspace holds and what the last run did.
+
+    Example: longtail status -w my-workspace --json
+    """
+    state = open_workspace(workspace).status()
+    if as_json:
+        print_json(state)
+        return
+    index, last = state["index"], state["last_run"]
+    rows = [
+        ("workspace", state["workspace"]),
+        ("encoder", state["encoder"]),
+        ("samples", f"{state['samples']:,} from {state['uris']:,} URIs"),
+        ("rejects", f"{state['rejects']:,}"),
+        (
+            "index",
+            f"{index['vectors']:,} vectors in {index['segments']} segments, "
+            f"snapshot {index['snapshot']}",
+        ),
+        ("flags", f"{state['flags']:,} in the newest mining run"),
+        ("runs", f"{state['runs']:,}"),
+    ]
+    if last:
+        rows.append(
+            (
+                "last run",
+                f"{last['run_id']}: {last['ingested']:,} ingested, {last['skipped']:,} skipped, "
+                f"{last['rejected']:,} rejected, {last['flagged']:,} flagged in "
+                f"{last['seconds']:.1f} s",
+            )
+        )
+    for name, value in rows:
+        print(f"{name:<10} {value}")

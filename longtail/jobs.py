@@ -1,0 +1,113 @@
+"""Starts the Beam jobs of a run: settings in, options out, and what their counters say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from longtail import runs
+from longtail.runs import Run
+from longtail.settings import Settings
+from schemas.catalog import Catalog
+
+if TYPE_CHECKING:
+    from encoders.base import EncoderInfo
+    from encoders.images import Limits
+    from pipelines.progress import Progress
+
+Watch = Callable[[str, "Progress"], AbstractContextManager[object]]
+"""Called as a job starts, with its name and its progress; left when the job ends."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of one workspace as its settings want them. Pipelines are imported when needed."""
+
+    catalog: Catalog
+    settings: Settings
+    watch: Watch
+
+    @property
+    def encoder(self) -> EncoderInfo:
+        """The identity of the encoder on this machine. Raises EncoderError."""
+        from encoders import registry
+
+        return registry.describe(self.settings.encoder, device=self.settings.device)
+
+    @property
+    def limits(self) -> Limits:
+        """What an image may be."""
+        from encoders.images import Limits
+
+        limits = self.settings.limits
+        return Limits(limits.max_bytes, limits.max_pixels, limits.min_side)
+
+    def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
+        """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
+        from pipelines import embed, sources
+
+        sources.open_source(inputs, source)  # a wrong input is told before anything starts
+        options = embed.EmbedOptions(
+            run_id=run.run_id,
+            catalog=self.catalog,
+            inputs=tuple(inputs),
+            source=source,
+            encoder=self.settings.encoder,
+            info=self.encoder,
+            device=self.settings.device,
+            batch_size=self.settings.batch_size,
+            limits=self.limits,
+            max_rejected_share=self.settings.limits.max_rejected_share,
+        )
+        self._start(run, "ingest", lambda pipeline: embed.build(pipeline, options))
+
+    def index(self, run: Run) -> None:
+        """Index what no segment holds."""
+        from pipelines import index_job
+
+        options = index_job.IndexOptions(run.run_id, self.catalog, self.encoder.id)
+        if not index_job.is_current(options):
+            self._start(run, "index", lambda pipeline: index_job.build(pipeline, options))
+
+    def mine(self, run: Run) -> None:
+        """Score what is indexed, unless the newest mining run did so by the same policy."""
+        from detectors.mining import Budget, Policy
+        from index.store import IndexStore
+        from pipelines import mine
+
+        encoder_id, mining = self.encoder.id, self.settings.mining
+        snapshot = IndexStore(self.catalog.index(encoder_id)).open()
+        if snapshot is None:
+            return
+        mined = {
+            "encoder": encoder_id,
+            "snapshot": snapshot.number,
+            "vectors": snapshot.vectors,
+            "policy": mining.model_dump(),
+        }
+        newest = runs.newest_mining_run(self.catalog)
+        if newest and runs.read_json(self.catalog.run(newest) / runs.MINE) == mined:
+            return
+        policy = Policy(
+            budget=Budget.parse(mining.budget),
+            neighbours=mining.neighbours,
+            fault_threshold=mining.fault_threshold,
+        )
+        options = mine.MineOptions(run.run_id, self.catalog, encoder_id, policy)
+        runs.write_json(run.folder / runs.MINE, mined)
+        self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
+
+    def _start(self, run: Run, name: str, build: Callable[[Any], Any]) -> None:
+        """Run a pipeline to its end. Raises AuditError if it staged what must not be published."""
+        from pipelines import progress, publish
+        from pipelines.runner import Runner
+
+        settings = self.settings
+        runner = Runner(settings.runner, settings.worker_count, settings.runner_options)
+        with run.timed(name), self.watch(name, progress.of(run.run_id)):
+            run.count(runner.run(build))
+        progress.forget(run.run_id)
+        for audit in publish.read_audits(run.folder):
+            audit.require()

@@ -1,0 +1,207 @@
+"""longtail.yaml: what it may hold, its defaults, and what overrides it.
+
+Order of precedence: flags, then LONGTAIL_* variables, then the file, then the defaults. Nested keys
+are written with two underscores in a variable: LONGTAIL_MINING__BUDGET=2%.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from schemas.errors import SettingsError
+
+FILE = "longtail.yaml"
+_PREFIX = "LONGTAIL_"
+_NOT_SETTINGS = {"LONGTAIL_WORKSPACE"}
+
+
+def _budget(value: str) -> str:
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", value.strip())
+    if (
+        number is None
+        or (not number[2] and "." in number[1])
+        or (number[2] and float(number[1]) > 100)
+    ):
+        raise ValueError("a budget is a count such as 200 or a share such as 2%")
+    return value.strip()
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("a device is auto, cpu, cuda or cuda:N")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mining(_Section):
+    """How outliers and capture faults are called."""
+
+    budget: Annotated[str, BeforeValidator(str), AfterValidator(_budget)] = Field(
+        "1%", description="outliers to flag per run: a count (200) or a share of the samples (2%)"
+    )
+    neighbours: int = Field(
+        5, ge=1, le=1000, description="nearest neighbours in the distance score"
+    )
+    fault_threshold: float = Field(
+        6.0, gt=0, description="capture fault: mean robust z over the three levels above this"
+    )
+
+
+class LimitSettings(_Section):
+    """What is refused, per image and per job."""
+
+    max_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read, in bytes")
+    max_pixels: int = Field(200_000_000, ge=1, description="largest image decoded, width x height")
+    min_side: int = Field(8, ge=1, description="shortest side accepted, in pixels")
+    max_rejected_share: float = Field(
+        0.5, ge=0, le=1, description="a run that rejects more than this share publishes nothing"
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Unknown keys and wrong values raise SettingsError."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    encoder: str = Field(
+        "efficientnet-lite0", description="the encoder; 'longtail doctor' tests it"
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="auto, cpu, cuda or cuda:N"
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="images per forward pass")
+    workers: int = Field(0, ge=0, le=256, description="parallel workers; 0: one per core")
+    runner: str = Field("FnApiRunner", description="Beam runner: FnApiRunner, FlinkRunner, ...")
+    runner_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of that runner, e.g. {flink_master: host:8081}"
+    )
+    mining: Mining = Field(Mining(), description="how edge cases are called")
+    limits: LimitSettings = Field(
+        LimitSettings(), description="what is refused, per image and per job"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `init` carries two layers under private names: flags above the environment, file below.
+        layers: dict[str, dict[str, Any]] = init_settings()
+        return (
+            InitSettingsSource(settings_cls, layers.get("flags", {})),
+            env_settings,
+            InitSettingsSource(settings_cls, layers.get("file", {})),
+        )
+
+    @property
+    def worker_count(self) -> int:
+        """Workers to start: as set, else one per core this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+def load(workspace: Path, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of a workspace: its file, LONGTAIL_* over it, `flags` (nested, no Nones) over both.
+
+    Raises SettingsError with the key, the value and where it came from.
+    """
+    path = workspace / FILE
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold 'key: value' lines, not a {type(content).__name__}")
+    unknown = set(_variables()) - {_PREFIX + key.upper() for key, *_ in _entries(Settings)}
+    if unknown:
+        name = min(unknown)
+        raise SettingsError(f"unknown variable {name}; 'longtail init --help' shows the settings")
+    try:
+        return Settings(flags=dict(flags or {}), file=content)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path, flags or {})) from None
+
+
+def template() -> str:
+    """The text of a new longtail.yaml: every key, its default and a one-line comment."""
+    lines = ["# longtail settings. LONGTAIL_* variables override this file, flags override both.\n"]
+    for key, value, description in _entries(Settings, dotted=False):
+        indent = "  " * key.count(".")
+        name = key.rpartition(".")[2]
+        if value is None:
+            lines.append(f"\n# {description}\n{name}:\n")
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True).replace("...", "").strip()
+        lines.append(f"{indent}{name}: {text}  # {description}\n")
+    return "".join(lines)
+
+
+def _entries(
+    model: type[BaseModel], prefix: str = "", dotted: bool = True
+) -> Iterator[tuple[str, Any, str]]:
+    separator = "__" if dotted else "."
+    for name, info in model.model_fields.items():
+        section = _section(info)
+        if section is None:
+            yield prefix + name, info.get_default(call_default_factory=True), info.description or ""
+        else:
+            yield prefix + name, None, info.description or ""
+            yield from _entries(section, f"{prefix}{name}{separator}", dotted)
+
+
+def _section(info: FieldInfo) -> type[_Section] | None:
+    kind = info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, _Section) else None
+
+
+def _variables() -> Iterator[str]:
+    for name in os.environ:
+        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
+            yield name
+
+
+def _explain(error: ValidationError, path: Path, flags: Mapping[str, Any]) -> str:
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"]]
+    key = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(name for name, *_ in _entries(Settings, dotted=False))
+        return f"{path}: unknown setting '{key}'; known are {known}"
+    variable = _PREFIX + "__".join(keys).upper()
+    origin = f"{path}: "
+    if _given(flags, keys):
+        origin = ""
+    elif variable in os.environ:
+        origin = f"{variable}: "
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}{key} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _given(tree: Mapping[str, Any], keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, Mapping) or key not in tree:
+            return False
+        tree = tree[key]
+    return True

@@ -1,0 +1,268 @@
+"""The public API: a workspace and everything that can be done in it.
+
+Open this file first; the whole product is in view. Each method is a few lines that call one room.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from longtail import runs, settings
+from longtail.jobs import Jobs, Watch
+from longtail.runs import RunSummary
+from longtail.verdicts import VerdictLog
+from schemas import arrow
+from schemas.catalog import Catalog
+from schemas.errors import ImageError, NotFoundError, UsageError, WorkspaceError
+from schemas.records import Flag, FlagKind, Verdict, VerdictLabel
+
+if TYPE_CHECKING:
+    from index.search import Snapshot
+    from pipelines.progress import Progress
+
+HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
+"""A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
+
+_SHORTEST_PREFIX = 6
+
+
+def _unwatched(name: str, progress: Progress) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class Workspace:
+    """A folder that holds the samples, the index, the runs, the verdicts and the datasets.
+
+    root: the folder, as `Workspace.create` made it.
+    overrides: settings above the environment and the file, nested as in longtail.yaml.
+    watch: told of every job as it starts, to show its progress.
+    Raises WorkspaceError where there is no workspace, SettingsError for a wrong setting.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+        watch: Watch = _unwatched,
+    ) -> None:
+        self.root = Path(root).absolute()
+        if not (self.root / settings.FILE).exists():
+            raise WorkspaceError(
+                f"{root} holds no {settings.FILE}; make a workspace with 'longtail init {root}'"
+            )
+        self.settings = settings.load(self.root, overrides)
+        self.catalog = Catalog(self.root)
+        self.verdicts = VerdictLog(f"sqlite:///{self.catalog.reviews}")
+        self.jobs = Jobs(self.catalog, self.settings, watch)
+
+    @classmethod
+    def create(cls, root: str | Path, **kwargs: Any) -> Workspace:
+        """Make a workspace with default settings. Raises WorkspaceError where one is already."""
+        if "://" in str(root):
+            raise WorkspaceError(f"{root} is not a folder on this machine; a workspace must be one")
+        file = Path(root) / settings.FILE
+        if file.exists():
+            raise WorkspaceError(f"{file} exists already; edit it, or choose another folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(settings.template(), "utf-8")
+        return cls(root, **kwargs)
+
+    def run(self, inputs: Sequence[str], source: str = "") -> RunSummary:
+        """Ingest, index, mine and report: safe to repeat, and does only what is new.
+
+        inputs: folders, files, globs, manifests or shards, local or s3://. source: where they came
+        from, unless a manifest says. Raises NotFoundError, AuditError, WorkspaceBusyError.
+        """
+        with runs.start(self.catalog, command="run", inputs=list(inputs)) as run:
+            self.jobs.ingest(run, inputs, source)
+            self.jobs.index(run)
+            self.jobs.mine(run)
+            summary = run.finish()
+            self.report()
+            return summary
+
+    def ingest(self, inputs: Sequence[str], source: str = "") -> RunSummary:
+        """Embed the images that are new; the first step of `run`."""
+        with runs.start(self.catalog, command="ingest", inputs=list(inputs)) as run:
+            self.jobs.ingest(run, inputs, source)
+            return run.finish()
+
+    def index(self) -> RunSummary:
+        """Index the samples that no segment holds; the second step of `run`."""
+        with runs.start(self.catalog, command="index") as run:
+            self.jobs.index(run)
+            return run.finish()
+
+    def mine(self) -> RunSummary:
+        """Flag what is strange among the indexed samples and report; the last step of `run`."""
+        with runs.start(self.catalog, command="mine") as run:
+            self.jobs.mine(run)
+            summary = run.finish()
+            self.report()
+            return summary
+
+    def report(self) -> Path | None:
+        """The report of the newest mining run, written if it is not there; None before any."""
+        from longtail.report.collect import write_report
+
+        run_id = runs.newest_mining_run(self.catalog)
+        if run_id is None:
+            return None
+        path = self.catalog.run(run_id) / runs.REPORT
+        if not path.exists():
+            write_report(path, self.catalog, run_id)
+        return path
+
+    def flags(
+        self, run_id: str | None = None, kind: FlagKind | None = None, top: int | None = None
+    ) -> list[Flag]:
+        """The flags of a mining run (the newest one), best first. Raises NotFoundError."""
+        newest = runs.newest_mining_run(self.catalog)
+        if run_id is None and newest is None:
+            return []
+        where = (ds.field("run_id") == (run_id or newest)) & ds.field("rank").is_valid()
+        if kind is not None:
+            where &= ds.field("kind") == kind
+        rows = self.catalog.scores.read(where=where).sort_by("rank").to_pylist()
+        if not rows and run_id is not None and not (self.catalog.run(run_id) / runs.MINE).exists():
+            raise NotFoundError(f"no mining run '{run_id}'; the newest is {newest}")
+        return [arrow.flag_from_row(row) for row in rows[:top]]
+
+    def query(
+        self, image: str | Path | None = None, *, sample_id: str | None = None, k: int = 12
+    ) -> pa.Table:
+        """The k samples most like an image file or a sample, as a table of `HITS`.
+
+        Raises NotFoundError for an unknown sample or file, UsageError for a file that is no image.
+        """
+        if (image is None) == (sample_id is None):
+            raise UsageError("give either an image file or a sample id to query by")
+        snapshot = self._snapshot()
+        if sample_id is not None:
+            vector = self._vector(snapshot, self.resolve(sample_id))
+        else:
+            vector = self._embed(snapshot, Path(str(image)))
+        rows, distances = snapshot.search(vector, min(k, snapshot.vectors))
+        found = rows[0] >= 0
+        sample_ids = snapshot.sample_ids.take(rows[0][found])
+        return pa.table(
+            [
+                pa.array(range(1, len(sample_ids) + 1), pa.int64()),
+                pa.array(sample_ids, pa.string()),
+                pa.array(self.uris(sample_ids), pa.string()),
+                pa.array(distances[0][found], pa.float32()),
+            ],
+            schema=HITS,
+        )
+
+    def verdict(
+        self,
+        sample_ids: Sequence[str],
+        label: VerdictLabel,
+        tags: Sequence[str] = (),
+        note: str = "",
+        reviewer: str | None = None,
+    ) -> list[Verdict]:
+        """Record what a person says of samples, each named by its id or a unique prefix.
+
+        All or none are recorded. Raises NotFoundError for an unknown sample.
+        """
+        now, run_id = datetime.now(UTC), runs.newest_mining_run(self.catalog)
+        reviewer = reviewer or getpass.getuser()
+        verdicts = [
+            Verdict(self.resolve(sample_id), label, tuple(tags), note, reviewer, now, run_id)
+            for sample_id in sample_ids
+        ]
+        self.verdicts.append(verdicts)
+        return verdicts
+
+    def status(self) -> dict[str, Any]:
+        """Counts, the index and the last run; the fields are a contract with other programs."""
+        from index.store import IndexStore
+
+        encoder_id = self.jobs.encoder.id
+        snapshot = IndexStore(self.catalog.index(encoder_id)).open()
+        finished = runs.finished(self.catalog)
+        newest = runs.newest_mining_run(self.catalog)
+        flagged = (ds.field("run_id") == newest) & ds.field("rank").is_valid()
+        uris = self.catalog.uris.read(["uri"])["uri"]
+        return {
+            "workspace": str(self.root),
+            "encoder": encoder_id,
+            "samples": self.catalog.samples.count(ds.field("encoder") == encoder_id),
+            "uris": pc.count_distinct(uris).as_py(),
+            "rejects": self.catalog.rejects.count(),
+            "flags": self.catalog.scores.count(flagged) if newest else 0,
+            "runs": len(finished),
+            "index": {
+                "vectors": snapshot.vectors if snapshot else 0,
+                "segments": len(snapshot.segments) if snapshot else 0,
+                "snapshot": snapshot.number if snapshot else None,
+            },
+            "last_run": runs.metrics(self.catalog, finished[-1])["summary"] if finished else None,
+        }
+
+    def resolve(self, prefix: str) -> str:
+        """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
+        if len(prefix) < _SHORTEST_PREFIX:
+            raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
+        starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
+        found = self.catalog.samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
+        if len(found) != 1:
+            what = f"{len(found)} samples whose ids start" if found else "no sample whose id starts"
+            raise NotFoundError(f"there are {what} with '{prefix}'; 'longtail flags' shows ids")
+        return str(found[0])
+
+    def uris(self, sample_ids: Sequence[str]) -> list[str]:
+        """The first URI of each sample, in their order."""
+        wanted = pa.array(sample_ids, pa.string())
+        rows = self.catalog.samples.read(["sample_id", "uri"], ds.field("sample_id").isin(wanted))
+        order = pc.index_in(wanted, value_set=rows["sample_id"])
+        uris: list[str] = rows["uri"].take(order).to_pylist()
+        return uris
+
+    def _snapshot(self) -> Snapshot:
+        from index.store import IndexStore
+
+        snapshot = IndexStore(self.catalog.index(self.jobs.encoder.id)).open()
+        if snapshot is None:
+            raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
+        return snapshot
+
+    def _vector(self, snapshot: Snapshot, sample_id: str) -> NDArray[np.float32]:
+        row = snapshot.sample_ids.rows([sample_id])
+        if row[0] < 0:
+            raise NotFoundError(f"sample {sample_id} is not indexed yet; run 'longtail index'")
+        return snapshot.read(row)
+
+    def _embed(self, snapshot: Snapshot, file: Path) -> NDArray[np.float32]:
+        """The vector of an image file: the stored one where the workspace holds its content."""
+        from encoders import images, registry
+
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise NotFoundError(f"{file} cannot be read: {error.strerror}") from None
+        row = snapshot.sample_ids.rows([hashlib.sha256(data).hexdigest()])
+        if row[0] >= 0:
+            return snapshot.read(row)
+        info = self.jobs.encoder
+        try:
+            image = images.decode(data, info.preprocess, self.jobs.limits)
+        except ImageError as error:
+            raise UsageError(f"{file} is not an image to query by: {error}") from None
+        encoder = registry.load(self.settings.encoder, device=self.settings.device)
+        return encoder.encode(image.pixels[np.newaxis])["high"]

@@ -1,0 +1,255 @@
+"""The embed job: images in, samples with embeddings at three levels out.
+
+    inputs -> ImageRef -> skip known -> shuffle -> [read, hash, decode, encode, stage] -> publish
+
+What stands in brackets is one fused stage: bytes and tensors never leave it. It ends in staged
+files that no reader sees; one element at the end audits all of them and commits them once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.shared import Shared
+from apache_beam.utils.windowed_value import WindowedValue
+
+from encoders import images, registry
+from encoders.base import Encoder, EncoderInfo
+from pipelines import progress, sources
+from pipelines.known import Known
+from pipelines.publish import Stage, Staged, drop_repeats, of_table, record_audit, rows
+from schemas import arrow
+from schemas.catalog import Catalog
+from schemas.errors import ImageError
+from schemas.expectations import audit_samples
+from schemas.records import LEVELS, QUALITY_STATISTICS, ImageRef, Reject
+
+_ROWS_PER_FILE = 8192
+# Of fewer inputs a single broken one is a large share, and says nothing of the source.
+_FEW_INPUTS = 20
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What one run of the job does.
+
+    encoder: the encoder as the settings name it; `info` is its identity on this machine.
+    max_rejected_share: above it, in [0, 1], the audit fails and nothing is published.
+    """
+
+    run_id: str
+    catalog: Catalog
+    inputs: tuple[str, ...]
+    source: str
+    encoder: str
+    info: EncoderInfo
+    device: str = "auto"
+    threads: int = 1
+    batch_size: int = 16
+    limits: images.Limits = images.Limits()
+    max_rejected_share: float = 0.5
+
+
+def build(pipeline: beam.Pipeline, options: EmbedOptions) -> beam.PCollection:
+    """Add the job to `pipeline`; its output is empty, its effect the commit."""
+    return (
+        pipeline
+        | "List" >> sources.open_source(options.inputs, options.source)
+        | "SkipKnown" >> beam.ParDo(SkipKnown(options))
+        | "Spread" >> beam.Reshuffle()
+        | "Batch" >> beam.BatchElements(options.batch_size, options.batch_size)
+        | "Embed" >> beam.ParDo(Embed(options))
+        | "Gather" >> beam.GroupBy(lambda _: None)
+        | "Publish" >> beam.ParDo(Publish(options))
+    )
+
+
+class SkipKnown(beam.DoFn):
+    """Passes on the inputs that the workspace has not seen, in -> out: ImageRef."""
+
+    def __init__(self, options: EmbedOptions) -> None:
+        self.options = options
+        self.shared = Shared()
+        self.listed = Metrics.counter("images", "listed")
+        self.skipped = Metrics.counter("images", "skipped")
+
+    def setup(self) -> None:
+        self.known = self.shared.acquire(lambda: _known(self.options))
+        self.progress = progress.of(self.options.run_id)
+
+    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
+        self.listed.inc()
+        if self.known.holds(ref):
+            self.skipped.inc()
+            return
+        self.progress.add(todo=1)
+        yield ref
+
+
+class Embed(beam.DoFn):
+    """Reads, decodes and encodes batches of images; in: list of ImageRef, out: Staged files."""
+
+    def __init__(self, options: EmbedOptions) -> None:
+        self.options = options
+        self.shared_known = Shared()
+        self.shared_encoder = Shared()
+        self.clocks = {
+            name: Metrics.counter("time", f"{name}_us") for name in ("read", "decode", "encode")
+        }
+
+    def setup(self) -> None:
+        options = self.options
+        self.known = self.shared_known.acquire(lambda: _known(options))
+        self.progress = progress.of(options.run_id)
+
+    def start_bundle(self) -> None:
+        catalog = self.options.catalog
+        self.samples = Stage("samples", catalog.samples, _ROWS_PER_FILE)
+        self.uris = Stage("uris", catalog.uris, _ROWS_PER_FILE)
+        self.rejects = Stage("rejects", catalog.rejects, _ROWS_PER_FILE)
+        # Of this bundle only: a bundle that is tried again starts from nothing.
+        self.taken: set[str] = set()
+
+    def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
+        options = self.options
+        # Not in setup: a run with nothing new must not pay for loading it.
+        encoder: Encoder = self.shared_encoder.acquire(
+            lambda: registry.load(options.encoder, device=options.device, threads=options.threads)
+        )
+        embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
+        sightings: list[tuple[ImageRef, str]] = []
+        rejects: list[Reject] = []
+        for ref in refs:
+            try:
+                begun = time.perf_counter()
+                data = read(ref, options.limits)
+                sample_id = hashlib.sha256(data).hexdigest()
+                self._clock("read", begun)
+                if sample_id not in self.taken and sample_id not in self.known.samples:
+                    begun = time.perf_counter()
+                    image = images.decode(data, options.info.preprocess, options.limits)
+                    self._clock("decode", begun)
+                    embedded.append((ref, sample_id, len(data), image))
+                    self.taken.add(sample_id)
+                if not self.known.sighted(ref):
+                    sightings.append((ref, sample_id))
+            except ImageError as error:
+                rejects.append(Reject(ref, error.reason, error.detail))
+        begun = time.perf_counter()
+        table = embed_images(encoder, embedded, options.run_id)
+        self._clock("encode", begun)
+        self.progress.add(done=len(refs), rejected=len(rejects))
+        yield from self.samples.add(table)
+        yield from self.uris.add(arrow.uris_table(sightings, options.run_id))
+        yield from self.rejects.add(
+            arrow.rejects_table(rejects, options.limits.digest, options.run_id)
+        )
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for stage in (self.samples, self.uris, self.rejects):
+            for staged in stage.finish():
+                yield WindowedValue(staged, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def _clock(self, name: str, begun: float) -> None:
+        self.clocks[name].inc(int((time.perf_counter() - begun) * 1e6))
+
+
+class Publish(beam.DoFn):
+    """Audits everything that was staged and commits it once; in: (None, Staged files)."""
+
+    def __init__(self, options: EmbedOptions) -> None:
+        self.options = options
+        self.ingested = Metrics.counter("images", "ingested")
+        self.rejected = Metrics.counter("images", "rejected")
+
+    def process(self, gathered: tuple[None, Sequence[Staged]]) -> None:
+        ingested, rejected = publish(self.options, gathered[1])
+        self.ingested.inc(ingested)
+        self.rejected.inc(rejected)
+
+
+def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
+    """Audit and commit what was staged; gives how many samples and rejects were published.
+
+    A failed audit publishes nothing; validation.json tells what failed.
+    """
+    catalog, run_id = options.catalog, options.run_id
+    samples = drop_repeats(catalog.samples, of_table(staged, "samples"), "sample_id")
+    uris, rejects = of_table(staged, "uris"), of_table(staged, "rejects")
+    attempted = rows(samples) + rows(rejects)
+    audit = audit_samples(
+        catalog.samples.stream(samples),
+        dimensions=options.info.dimensions,
+        rejected=rows(rejects),
+        max_rejected=options.max_rejected_share if attempted >= _FEW_INPUTS else None,
+    )
+    record_audit(catalog.run(run_id), audit)
+    # Samples first: a crash after them leaves inputs that the next run reads again, finds known,
+    # and only notes; the other way round it would skip them.
+    for table, files in (
+        (catalog.samples, samples),
+        (catalog.uris, uris),
+        (catalog.rejects, rejects),
+    ):
+        if audit.failures:
+            for file in files:
+                table.unstage(file)
+        elif files:
+            table.commit(files, transaction=f"ingest-{run_id}")
+    return (0, 0) if audit.failures else (rows(samples), rows(rejects))
+
+
+def read(ref: ImageRef, limits: images.Limits) -> bytes:
+    """The bytes of one image. Raises ImageError: unreadable, or too_large before it is read."""
+    if ref.container != "parquet" and ref.size > limits.max_bytes:
+        raise ImageError("too_large", f"{ref.size} bytes, the limit is {limits.max_bytes}")
+    return sources.read(ref)
+
+
+def embed_images(
+    encoder: Encoder, decoded: Sequence[tuple[ImageRef, str, int, images.DecodedImage]], run_id: str
+) -> pa.Table:
+    """Encode images (where they lay, sample id, bytes, pixels) into rows of the samples table."""
+    if not decoded:
+        return arrow.SAMPLES.empty_table()
+    refs = [ref for ref, *_ in decoded]
+    pictures = [image for *_, image in decoded]
+    n = len(decoded)
+    embeddings = encoder.encode(np.stack([picture.pixels for picture in pictures]))
+    columns = {
+        "encoder": arrow.constant(encoder.info.id, n),
+        "sample_id": pa.array([sample_id for _, sample_id, *_ in decoded]),
+        **arrow.input_columns(refs),
+        "width": pa.array([picture.width for picture in pictures], pa.int32()),
+        "height": pa.array([picture.height for picture in pictures], pa.int32()),
+        "format": pa.array([picture.format for picture in pictures]),
+        "bytes": pa.array([size for _, _, size, _ in decoded], pa.int64()),
+        **{
+            name: pa.array([getattr(picture.quality, name) for picture in pictures], pa.float32())
+            for name in QUALITY_STATISTICS
+        },
+        "phash": pa.array([picture.quality.phash for picture in pictures]),
+        "thumbnail": pa.array([picture.thumbnail for picture in pictures], pa.binary()),
+        **{
+            arrow.embedding_column(level): arrow.vectors_array(embeddings[level])
+            if level in embeddings
+            else pa.nulls(n, pa.list_(pa.float32()))
+            for level in LEVELS
+        },
+        "run_id": arrow.constant(run_id, n),
+        "ingested_at": arrow.constant(datetime.now(UTC), n, pa.timestamp("us", tz="UTC")),
+    }
+    return pa.table(columns, schema=arrow.SAMPLES)
+
+
+def _known(options: EmbedOptions) -> Known:
+    return Known(options.catalog, options.info.id, options.limits.digest)

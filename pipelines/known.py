@@ -1,0 +1,74 @@
+"""What a workspace holds already, so that a run reads only what is new."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from schemas.catalog import Catalog
+from schemas.records import ImageRef
+
+# A fault of the moment: worth another try in the next run.
+_TRY_AGAIN = ("unreadable",)
+
+
+class DigestSet:
+    """A set of strings held as sorted 128-bit digests: 16 bytes each, however long they are."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        joined = b"".join(_digest(string) for string in strings)
+        self._sorted: NDArray[np.bytes_] = np.unique(np.frombuffer(joined, dtype="S16"))
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __contains__(self, string: str) -> bool:
+        digest = np.bytes_(_digest(string))
+        at = int(np.searchsorted(self._sorted, digest))
+        return at < len(self._sorted) and bool(self._sorted[at] == digest)
+
+
+class Known:
+    """The inputs and the samples of a workspace that need no second look with an encoder.
+
+    An input is known when its URI, size and modification time were seen before, and it either gave
+    a sample that this encoder has embedded or was refused under the same limits.
+    """
+
+    def __init__(self, catalog: Catalog, encoder_id: str, limits: str) -> None:
+        samples = catalog.samples.read(["sample_id"], ds.field("encoder") == encoder_id)
+        sample_ids = samples["sample_id"].to_pylist()
+        self.samples = DigestSet(sample_ids)
+        embedded = set(sample_ids)
+        stamp = ["uri", "size", "modified_at"]
+        seen = catalog.uris.read([*stamp, "sample_id"]).to_pylist()
+        refused = catalog.rejects.read(
+            stamp, (ds.field("limits") == limits) & ~ds.field("reason").isin(_TRY_AGAIN)
+        ).to_pylist()
+        self.inputs = DigestSet(
+            _stamp(row["uri"], row["size"], row["modified_at"])
+            for row in (*(row for row in seen if row["sample_id"] in embedded), *refused)
+        )
+        self.sightings = DigestSet(
+            _stamp(row["uri"], row["size"], row["modified_at"]) for row in seen
+        )
+
+    def holds(self, ref: ImageRef) -> bool:
+        """Whether this input needs no reading."""
+        return _stamp(ref.uri, ref.size, ref.modified_at) in self.inputs
+
+    def sighted(self, ref: ImageRef) -> bool:
+        """Whether the URIs table has this input, if perhaps embedded by another encoder only."""
+        return _stamp(ref.uri, ref.size, ref.modified_at) in self.sightings
+
+
+def _stamp(uri: str, size: int, modified_at: float) -> str:
+    return f"{uri}\n{size}\n{modified_at!r}"
+
+
+def _digest(string: str) -> bytes:
+    return hashlib.blake2b(string.encode(), digest_size=16).digest()

@@ -1,0 +1,186 @@
+"""The mine job: every indexed sample against its neighbours, scores and flags out.
+
+    blocks of rows -> shuffle -> [nearest neighbours, to a file] -> score the pool -> publish
+
+The neighbours of a block cross to the last step as a file's name. That step holds the pool's
+embeddings in memory: about 2 KB a sample at 456 dimensions.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
+
+from detectors.mining import Findings, Policy, Pool, mine
+from index.search import Snapshot
+from index.store import IndexStore
+from pipelines import progress
+from pipelines.publish import record_audit
+from schemas import arrow
+from schemas.catalog import Catalog
+from schemas.expectations import audit_scores
+from schemas.records import LEVELS, QUALITY_STATISTICS
+
+_ROWS_PER_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class MineOptions:
+    """Which encoder's samples are mined, and how."""
+
+    run_id: str
+    catalog: Catalog
+    encoder_id: str
+    policy: Policy = Policy()
+
+
+def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:
+    """Add the job to `pipeline`; its output is empty, its effect the scores of the run."""
+    snapshot = _open(options)
+    starts = range(0, snapshot.vectors, _ROWS_PER_BLOCK)
+    progress.of(options.run_id).add(todo=snapshot.vectors)
+    return (
+        pipeline
+        | "Blocks" >> beam.Create(list(starts))
+        | "Spread" >> beam.Reshuffle()
+        | "Neighbours" >> beam.ParDo(FindNeighbours(options))
+        | "Gather" >> beam.GroupBy(lambda _: None)
+        | "Score" >> beam.ParDo(Score(options))
+    )
+
+
+class FindNeighbours(beam.DoFn):
+    """Searches the neighbours of a block of rows; in: its first row, out: path of an .npz file."""
+
+    def __init__(self, options: MineOptions) -> None:
+        self.options = options
+        self.shared = Shared()
+
+    def setup(self) -> None:
+        self.snapshot = self.shared.acquire(lambda: _open(self.options))
+        self.progress = progress.of(self.options.run_id)
+
+    def process(self, start: int) -> Iterator[str]:
+        rows = self.snapshot.live_rows()[start : start + _ROWS_PER_BLOCK]
+        neighbours, distances = self.snapshot.neighbours(rows, self.options.policy.neighbours)
+        path = _scratch(self.options) / f"{start:012d}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, neighbours=neighbours, distances=distances)
+        self.progress.add(done=len(rows))
+        yield str(path)
+
+
+class Score(beam.DoFn):
+    """Scores the whole pool, audits and commits the result; in: (None, paths of neighbours)."""
+
+    def __init__(self, options: MineOptions) -> None:
+        self.options = options
+        self.flagged = Metrics.counter("samples", "flagged")
+
+    def process(self, gathered: tuple[None, Sequence[str]]) -> None:
+        options = self.options
+        snapshot = _open(options)
+        pool, uris = read_pool(options.catalog, options.encoder_id, snapshot, sorted(gathered[1]))
+        shutil.rmtree(_scratch(options))
+        findings = mine(pool, options.policy)
+        table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
+        scores = options.catalog.scores
+        staged = [scores.stage(table)]
+        audit = audit_scores(scores.stream(staged), run_id=options.run_id, samples=len(pool))
+        record_audit(options.catalog.run(options.run_id), audit)
+        if audit.failures:
+            scores.unstage(staged[0])
+            return
+        scores.commit(staged, transaction=f"mine-{options.run_id}")
+        self.flagged.inc(len(findings.flagged))
+
+
+def read_pool(
+    catalog: Catalog, encoder_id: str, snapshot: Snapshot, neighbour_files: Sequence[str]
+) -> tuple[Pool, list[str]]:
+    """The pool in the order of the snapshot's rows, and the URI of each sample."""
+    columns = [
+        "sample_id",
+        "uri",
+        "source",
+        *QUALITY_STATISTICS,
+        *(arrow.embedding_column(level) for level in LEVELS),
+    ]
+    table = catalog.samples.read(columns, ds.field("encoder") == encoder_id)
+    sample_ids = list(snapshot.sample_ids)
+    order = pc.index_in(pa.array(sample_ids, pa.string()), value_set=table["sample_id"])
+    table = table.take(order)
+    blocks = [np.load(path) for path in neighbour_files]
+    pool = Pool(
+        sample_ids=sample_ids,
+        sources=table["source"].to_pylist(),
+        embeddings={level: arrow.matrix(table[arrow.embedding_column(level)]) for level in LEVELS},
+        quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
+        neighbours=np.concatenate([block["neighbours"] for block in blocks]),
+        distances=np.concatenate([block["distances"] for block in blocks]),
+    )
+    return pool, table["uri"].to_pylist()
+
+
+def scores_table(
+    findings: Findings, pool: Pool, uris: Sequence[str], encoder_id: str, run_id: str
+) -> pa.Table:
+    """Rows of the scores table, one per sample of the pool."""
+    n = len(pool)
+    flags = {int(row): rank for rank, row in enumerate(findings.flagged, start=1)}
+
+    def of_flags(values: Sequence[object]) -> list[object]:
+        return [values[flags[row] - 1] if row in flags else None for row in range(n)]
+
+    nearest = [
+        [
+            {"sample_id": pool.sample_ids[row], "uri": uris[row], "distance": float(distance)}
+            for row, distance in zip(rows, distances, strict=True)
+            if row >= 0
+        ]
+        for rows, distances in zip(findings.nearest, findings.nearest_distances, strict=True)
+    ]
+    z: Mapping[str, NDArray[np.floating]] = {f"z_{level}": findings.z[level] for level in LEVELS}
+    return pa.table(
+        {
+            "run_id": arrow.constant(run_id, n),
+            "encoder": arrow.constant(encoder_id, n),
+            "sample_id": pa.array(pool.sample_ids, pa.string()),
+            "uri": pa.array(uris, pa.string()),
+            "source": pa.array(pool.sources, pa.string()),
+            "kind": pa.array(of_flags(findings.kinds), pa.string()),
+            "rank": pa.array([flags.get(row) for row in range(n)], pa.int64()),
+            "score": pa.array(findings.score, pa.float64()),
+            "p_value": pa.nulls(n, pa.float64()),
+            "level": pa.array(findings.level, pa.string()),
+            **{name: pa.array(values, pa.float32()) for name, values in z.items()},
+            "group": pa.nulls(n, pa.int64()),
+            "reasons": pa.array(
+                of_flags([list(why) for why in findings.reasons]), pa.list_(pa.string())
+            ),
+            "nearest": pa.array(of_flags(nearest), pa.list_(arrow.NEIGHBOUR)),
+        },
+        schema=arrow.SCORES,
+    )
+
+
+def _open(options: MineOptions) -> Snapshot:
+    snapshot = IndexStore(options.catalog.index(options.encoder_id)).open()
+    if snapshot is None:
+        raise ValueError("nothing is indexed, so there is nothing to mine")
+    return snapshot
+
+
+def _scratch(options: MineOptions) -> Path:
+    return options.catalog.run(options.run_id) / "neighbours"

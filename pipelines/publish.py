@@ -1,0 +1,105 @@
+"""Write, audit, publish: the end of every job.
+
+Workers stage Parquet files in which no reader looks and pass on only their names. The last step of
+the job, one element, audits all of them and commits them, table by table, in an order that makes a
+crash in between harmless: what was committed is known to the next run, the rest is done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from schemas.audit import Audit, Outcome
+from schemas.tables import DataFile, Table
+
+VALIDATION = "validation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A staged file and the table that it is for: all that crosses a shuffle."""
+
+    table: str
+    file: DataFile
+
+
+@dataclass
+class Stage:
+    """Collects rows for a table and stages a file whenever `rows_per_file` are there."""
+
+    name: str
+    table: Table
+    rows_per_file: int
+    rows_per_group: int = 4096
+    _rows: list[pa.Table] = field(default_factory=list)
+    _count: int = 0
+
+    def add(self, rows: pa.Table) -> Iterator[Staged]:
+        """Take rows; gives the files that this filled."""
+        if rows.num_rows:
+            self._rows.append(rows)
+            self._count += rows.num_rows
+        if self._count >= self.rows_per_file:
+            yield from self.finish()
+
+    def finish(self) -> Iterator[Staged]:
+        """Stage what is left."""
+        if self._rows:
+            rows = pa.concat_tables(self._rows)
+            file = self.table.stage(rows, rows_per_group=self.rows_per_group)
+            self._rows, self._count = [], 0
+            yield Staged(self.name, file)
+
+
+def of_table(staged: Sequence[Staged], name: str) -> list[DataFile]:
+    """The files that are for one table."""
+    return [item.file for item in staged if item.table == name]
+
+
+def drop_repeats(table: Table, files: Sequence[DataFile], key: str) -> list[DataFile]:
+    """Rewrite the files that hold a `key` which an earlier file holds too, without those rows.
+
+    Two workers that met the same content at the same time both staged it; only here is it seen.
+    """
+    taken: set[str] = set()
+    kept: list[DataFile] = []
+    for file in files:
+        keys = table.stream([file], [key]).read_all()[key].to_pylist()
+        fresh = [name not in taken for name in keys]
+        taken.update(keys)
+        if all(fresh):
+            kept.append(file)
+            continue
+        if any(fresh):
+            kept.append(table.stage(table.stream([file]).read_all().filter(pa.array(fresh))))
+        table.unstage(file)
+    return kept
+
+
+def rows(files: Sequence[DataFile]) -> int:
+    """How many rows the files hold."""
+    return sum(file.rows for file in files)
+
+
+def record_audit(folder: Path, audit: Audit) -> None:
+    """Add an audit to the run's validation.json, made on first use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / VALIDATION
+    audits = json.loads(path.read_text()) if path.exists() else []
+    audits = [entry for entry in audits if entry["suite"] != audit.suite]
+    path.write_text(json.dumps([*audits, audit.to_json()], indent=2) + "\n")
+
+
+def read_audits(folder: Path) -> list[Audit]:
+    """The audits of a run; none for a run that committed nothing."""
+    path = folder / VALIDATION
+    entries = json.loads(path.read_text()) if path.exists() else []
+    return [
+        Audit(entry["suite"], entry["rows"], tuple(Outcome(**o) for o in entry["outcomes"]))
+        for entry in entries
+    ]

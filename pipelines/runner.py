@@ -1,0 +1,62 @@
+"""Runs a pipeline to its end on the runner of the settings, and brings its counters back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from schemas.errors import SettingsError
+
+LOCAL = "FnApiRunner"
+# By its full name: the short one, and DirectRunner, first try to download another runner.
+_LOCAL_CLASS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where jobs run: FnApiRunner in this process, or any runner that Beam knows by name."""
+
+    name: str = LOCAL
+    workers: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, build: Callable[[beam.Pipeline], Any]) -> dict[str, int]:
+        """Build the pipeline, wait for its end and return its counters by name.
+
+        Raises SettingsError for an unknown runner or option.
+        """
+        pipeline = beam.Pipeline(options=self._pipeline_options())
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+        counters: dict[str, int] = {}
+        for counter in result.metrics().query()["counters"]:
+            name = counter.key.metric.name
+            counters[name] = counters.get(name, 0) + counter.result
+        return counters
+
+    def probe(self) -> None:
+        """Run a pipeline of nothing, to see that the runner starts."""
+        self.run(lambda pipeline: pipeline | beam.Create([None]))
+
+    def _pipeline_options(self) -> PipelineOptions:
+        options: dict[str, Any] = {"runner": self.name, "save_main_session": False}
+        if self.name == LOCAL:
+            options["runner"] = _LOCAL_CLASS
+            options["direct_running_mode"] = "multi_threading" if self.workers > 1 else "in_memory"
+            options["direct_num_workers"] = self.workers
+        options.update(self.options)
+        known = PipelineOptions().get_all_options()
+        for key in self.options:
+            if key not in known:
+                raise SettingsError(f"runner_options: Beam knows no option {key!r}")
+        try:
+            pipeline_options = PipelineOptions(flags=[], **options)
+            beam.runners.create_runner(pipeline_options.get_all_options()["runner"])
+        except (ValueError, ImportError, AttributeError) as error:
+            raise SettingsError(f"runner is {self.name!r}: {error}") from None
+        return pipeline_options
