@@ -1,0 +1,129 @@
+"""Why a sample was flagged, in short plain strings with their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.scores import Floats
+from schemas.records import LEVELS, Level
+
+MEANING: Mapping[Level, str] = {
+    "low": "texture and exposure",
+    "mid": "parts",
+    "high": "whole object",
+}
+COMPARATIVES: Mapping[str, tuple[str, str]] = {
+    "brightness": ("darker", "brighter"),
+    "contrast": ("flatter", "more contrasty"),
+    "sharpness": ("blurrier", "sharper or noisier"),
+    "saturation": ("less colourful", "more colourful"),
+    "entropy": ("plainer", "busier"),
+    "clipped": ("less clipped", "more clipped"),
+}
+"""How to say that a quality statistic is below or above most of a source."""
+
+NOTABLE_Z = 3.0
+"""A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
+USUAL_SHARE = 0.99
+"""The usual range of a quality statistic holds this share of a source, centred."""
+ENOUGH = 100
+"""With fewer samples of a source its usual range is not known, and the whole pool's is used."""
+
+
+def level_reasons(z: Mapping[Level, Floats], row: int) -> list[str]:
+    """The levels at which a sample deviates, the furthest first.
+
+    z: (n,) robust deviations per level. A string reads "high level (whole object) deviates by
+    7.1 robust deviations".
+    """
+    order = sorted(LEVELS, key=lambda level: -z[level][row])
+    return [
+        f"{level} level ({MEANING[level]}) deviates by {z[level][row]:.1f} robust deviations"
+        for level in order
+        if z[level][row] >= NOTABLE_Z
+    ]
+
+
+def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
+    """Says a mean distance to the k nearest samples that few others reach.
+
+    isolation: (n,) those means. A string reads "5 nearest images are 0.61 away, farther than
+    for 99.8% of the pool".
+    """
+    share = float(np.mean(isolation < isolation[row]))
+    if share < (1 + USUAL_SHARE) / 2:
+        return []
+    return [
+        f"{k} nearest images are {isolation[row]:.2f} away, "
+        f"farther than for {_percent(share)} of the pool"
+    ]
+
+
+def fault_reasons(
+    z: Mapping[Level, Floats], deviation: Floats, row: int, threshold: float
+) -> list[str]:
+    """Says that the image as captured may be broken: noise, blur, exposure, dead pixels.
+
+    deviation: (n,) mean of z over the levels. Strange content deviates at the upper levels only.
+    """
+    if deviation[row] < threshold or z["low"][row] < NOTABLE_Z:
+        return []
+    return [f"may be a capture fault: {deviation[row]:.1f} robust deviations on average"]
+
+
+class UsualRange:
+    """Where each sample's quality lies among the samples of its source.
+
+    sources: (n,) names. quality: statistics (n,) by name, those of `schemas.records.Quality`;
+    NaN where unknown, which is never unusual.
+    """
+
+    def __init__(self, sources: Sequence[str], quality: Mapping[str, NDArray[np.floating]]) -> None:
+        names, member, counts = np.unique(
+            np.asarray(sources, dtype=str), return_inverse=True, return_counts=True
+        )
+        self._among = np.where((names != "") & (counts >= ENOUGH), names, "all images")[member]
+        crowds = [np.flatnonzero(member == i) for i in np.flatnonzero(counts >= ENOUGH)]
+        self._shares = {
+            statistic: _shares_beyond(np.asarray(values, dtype=np.float64), crowds)
+            for statistic, values in quality.items()
+            if statistic in COMPARATIVES
+        }
+
+    def reasons(self, row: int) -> list[str]:
+        """Such as "darker than 99.7% of line-3", the most unusual statistic first."""
+        found = []
+        for statistic, (below, above) in self._shares.items():
+            less, more = COMPARATIVES[statistic]
+            found.append((above[row], less) if above[row] > below[row] else (below[row], more))
+        return [
+            f"{word} than {_percent(share)} of {self._among[row]}"
+            for share, word in sorted(found, reverse=True)
+            if share >= (1 + USUAL_SHARE) / 2
+        ]
+
+
+def _shares_beyond(values: Floats, crowds: Sequence[NDArray[np.intp]]) -> tuple[Floats, Floats]:
+    """Share strictly below and strictly above each value, in its crowd if it has one."""
+    below, above = _strict_shares(values)
+    for rows in crowds:
+        below[rows], above[rows] = _strict_shares(values[rows])
+    return below, above
+
+
+def _strict_shares(values: Floats) -> tuple[Floats, Floats]:
+    known = np.sort(values[~np.isnan(values)])
+    count = max(len(known), 1)
+    below = np.searchsorted(known, values, side="left") / count
+    above = (len(known) - np.searchsorted(known, values, side="right")) / count
+    unknown = np.isnan(values)
+    below[unknown] = above[unknown] = 0.0
+    return below, above
+
+
+def _percent(share: float) -> str:
+    """Rounded down, so that only a share of 1 reads 100%."""
+    return f"{np.floor(1000 * share) / 10:.1f}%".replace(".0%", "%")

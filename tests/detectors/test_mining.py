@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detectors.mining import Budget, Policy, Pool, mine
+from schemas.errors import UsageError
+from schemas.records import LEVELS
+
+
+def pool_of(low, mid, high, k=10, source="line-3", **quality):
+    """A pool with exact neighbours on the high level."""
+    n = len(high)
+    squares = ((high[:, None] - high[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squares, np.inf)
+    near = np.argsort(squares, axis=1)[:, : min(k, max(n - 1, 0))]
+    return Pool(
+        sample_ids=[f"{i:064x}" for i in range(n)],
+        sources=[source] * n,
+        embeddings=dict(zip(LEVELS, (low, mid, high), strict=True)),
+        quality=quality,
+        neighbours=near,
+        distances=np.sqrt(np.take_along_axis(squares, near, axis=1)).astype(np.float32),
+    )
+
+
+def unit(X):
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def levels(rng):
+    """600 ordinary samples at three levels of 6, 12 and 24 dimensions."""
+    return [unit(np.eye(d)[0] + 0.1 * rng.normal(size=(600, d))) for d in (6, 12, 24)]
+
+
+def displaced(vectors, rows, axis, by=2.0):
+    """The rows moved along one axis: unit norm again, and alike in their strangeness."""
+    moved = vectors.copy()
+    moved[rows, axis] += by
+    return unit(moved)
+
+
+def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng):
+    low, mid, high = levels
+    single, group = np.arange(5), np.arange(5, 25)
+    high = high.copy()
+    high[single] = unit(rng.normal(size=(5, 24)))
+    high = displaced(high, group, axis=3, by=0.9)
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=50)))
+    assert set(findings.flagged) >= set(range(25))
+    assert findings.kinds == ["outlier"] * 50
+
+
+def test_flags_come_best_first_and_scores_are_shares_of_the_pool(levels):
+    low, mid, high = levels
+    findings = mine(pool_of(low, mid, displaced(high, [7], 3)), Policy(budget=Budget(share=0.02)))
+    assert findings.flagged[0] == 7
+    assert len(findings.flagged) == 12
+    assert findings.score[7] == findings.score.max() == 1 - 0.5 / 600
+    assert (np.diff(findings.score[findings.flagged]) <= 0).all()
+    assert findings.score.min() > 0
+
+
+def test_a_capture_fault_stands_beside_the_budget(levels):
+    low, mid, high = levels
+    faults = [100, 101]
+    low, mid = displaced(low, faults, 2), displaced(mid, faults, 2)
+    high = displaced(high, [7, 8], 3)
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=2)))
+    assert set(findings.flagged[:2]) == {7, 8}
+    assert set(findings.flagged[2:]) == set(faults)
+    assert findings.kinds == ["outlier"] * 2 + ["capture_fault"] * 2
+    assert findings.level[7] == "high"
+    assert findings.level[100] in ("low", "mid")
+    assert "may be a capture fault" in " ".join(findings.reasons[2])
+
+
+def test_a_fault_within_the_budget_is_an_outlier_and_says_so(levels):
+    low, mid, high = (displaced(level, [9], 2) for level in levels)
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=1)))
+    assert findings.flagged.tolist() == [9]
+    assert findings.kinds == ["outlier"]
+    text = " ".join(findings.reasons[0])
+    assert "high level" in text
+    assert "may be a capture fault" in text
+
+
+def test_quality_outside_the_usual_range_is_a_reason(levels):
+    low, mid, high = levels
+    brightness = np.linspace(0.4, 0.6, 600)
+    brightness[7] = 0.01
+    pool = pool_of(low, mid, displaced(high, [7], 3), brightness=brightness)
+    findings = mine(pool, Policy(budget=Budget(count=1)))
+    assert "darker than 99.8% of line-3" in findings.reasons[0]
+
+
+def test_nearest_are_the_closest_unflagged_samples(levels):
+    low, mid, high = levels
+    group = np.arange(12)
+    high = displaced(high, group, 3)
+    pool = pool_of(low, mid, high)
+    findings = mine(pool, Policy(budget=Budget(count=30)))
+    assert set(findings.flagged) >= set(group)
+    normal = np.setdiff1d(np.arange(600), findings.flagged)
+    for row, near, distances in zip(
+        findings.flagged, findings.nearest, findings.nearest_distances, strict=True
+    ):
+        exact = np.linalg.norm(high[normal] - high[row], axis=1)
+        assert near.tolist() == normal[np.argsort(exact)[:3]].tolist()
+        np.testing.assert_allclose(distances, np.sort(exact)[:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 6])
+def test_a_pool_smaller_than_the_neighbours_is_mined(n, rng):
+    pool = pool_of(*(unit(rng.normal(size=(n, d))) for d in (3, 4, 5)))
+    findings = mine(pool, Policy(budget=Budget(count=200)))
+    assert len(findings.score) == n
+    assert np.isfinite(findings.score).all()
+    assert len(findings.flagged) < max(n, 1)
+    assert findings.nearest.shape == (len(findings.flagged), 3)
+
+
+@pytest.mark.parametrize("n", [1, 50])
+def test_equal_images_have_no_flags(n):
+    findings = mine(
+        pool_of(*(unit(np.ones((n, d))) for d in (3, 4, 5))), Policy(budget=Budget(count=200))
+    )
+    assert len(findings.flagged) == 0
+    assert findings.score.tolist() == [0.5] * n
+
+
+def test_duplicates_of_ordinary_images_are_not_flagged(levels):
+    high = levels[2].copy()
+    high[:40] = high[0]
+    findings = mine(pool_of(*levels[:2], high), Policy(budget=Budget(count=10)))
+    assert not np.isin(findings.flagged, np.arange(40)).any()
+
+
+def test_a_vector_that_is_not_finite_is_refused(levels):
+    pool = pool_of(*levels)
+    high = levels[2].copy()
+    high[3, 0] = np.nan
+    with pytest.raises(ValueError, match="row 3"):
+        mine(replace(pool, embeddings={**pool.embeddings, "high": high}), Policy())
+
+
+def test_a_budget_is_a_count_or_a_share():
+    assert Budget.parse("200").of(1000) == 200
+    assert Budget.parse("200").of(10) == 10
+    assert Budget.parse("2%").of(101) == 3
+    assert Budget.parse("0.5%").of(100) == 1
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "0%", "101%", "many", "nan%", "2.5"])
+def test_another_budget_is_an_error_that_shows_it(text):
+    with pytest.raises(UsageError, match=f"budget '{text}'"):
+        Budget.parse(text)

@@ -1,0 +1,41 @@
+import numpy as np
+
+from detectors import reasons
+
+
+def test_levels_are_named_with_their_deviations_the_furthest_first():
+    z = {"low": np.array([3.2]), "mid": np.array([1.0]), "high": np.array([7.14])}
+    assert reasons.level_reasons(z, 0) == [
+        "high level (whole object) deviates by 7.1 robust deviations",
+        "low level (texture and exposure) deviates by 3.2 robust deviations",
+    ]
+
+
+def test_isolation_is_a_reason_only_beyond_the_usual_range():
+    isolation = np.r_[np.full(999, 0.2), 0.61]
+    assert reasons.isolation_reasons(isolation, 0, 5) == []
+    assert reasons.isolation_reasons(isolation, 999, 5) == [
+        "5 nearest images are 0.61 away, farther than for 99.9% of the pool"
+    ]
+
+
+def test_quality_is_judged_within_the_source():
+    day, night = np.linspace(0.6, 0.9, 400), np.linspace(0.1, 0.2, 400)
+    brightness = np.r_[day, night, 0.3, 0.05]
+    usual = reasons.UsualRange(
+        ["day"] * 400 + ["night"] * 400 + ["day", "night"], {"brightness": brightness}
+    )
+    assert usual.reasons(800) == ["darker than 99.7% of day"]
+    assert usual.reasons(801) == ["darker than 99.7% of night"]
+    assert usual.reasons(600) == []
+
+
+def test_a_small_or_unnamed_source_is_judged_among_all_images():
+    brightness = np.r_[np.linspace(0.4, 0.6, 300), 0.99]
+    usual = reasons.UsualRange([""] * 300 + ["new"], {"brightness": brightness})
+    assert usual.reasons(300) == ["brighter than 99.6% of all images"]
+
+
+def test_unknown_and_constant_quality_gives_no_reason():
+    quality = {"sharpness": np.full(200, 0.5), "contrast": np.r_[np.nan, np.linspace(0, 1, 199)]}
+    assert reasons.UsualRange(["a"] * 200, quality).reasons(0) == []

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+from detectors import scores
+
+
+def test_knn_distance_is_the_mean_over_the_nearest(rng):
+    X = rng.normal(size=(60, 4))
+    distances, _ = NearestNeighbors(n_neighbors=9).fit(X).kneighbors()
+    expected, _ = NearestNeighbors(n_neighbors=5).fit(X).kneighbors()
+    np.testing.assert_allclose(scores.knn_distance(distances, 5), expected.mean(axis=1))
+
+
+def test_knn_distance_leaves_missing_neighbours_out():
+    distances = np.array([[0.2, 0.4, np.nan], [0.3, -1.0, -1.0], [-1.0, -1.0, -1.0]])
+    np.testing.assert_allclose(scores.knn_distance(distances, 5), [0.3, 0.3, 0.0])
+
+
+def test_mahalanobis_agrees_with_scikit_learn(rng):
+    X = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6))
+    expected = np.sqrt(LedoitWolf().fit(X).mahalanobis(X))
+    np.testing.assert_allclose(scores.fit_gaussian(X).distance(X), expected, rtol=1e-8)
+
+
+def test_trimming_unmasks_a_group_of_alike_outliers(rng):
+    normal, group = rng.normal(size=(500, 20)), rng.normal(size=(25, 20))
+    group[:, :3] += 5
+    X = np.concatenate([normal, group])
+    plain = scores.fit_gaussian(X).distance(X)
+    trimmed = scores.fit_trimmed(X).distance(X)
+    assert (np.argsort(-plain)[:25] >= 500).mean() < 0.8
+    assert (np.argsort(-trimmed)[:25] >= 500).all()
+
+
+def test_a_single_different_vector_among_equal_ones_is_the_strangest():
+    X = np.tile([0.6, 0.8], (30, 1))
+    X[7] = [0.8, 0.6]
+    distance = scores.fit_trimmed(X).distance(X)
+    assert np.isfinite(distance).all()
+    assert np.argmax(distance) == 7
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_fewer_samples_than_dimensions_give_finite_distances(n, rng):
+    X = rng.normal(size=(n, 8))
+    assert np.isfinite(scores.fit_trimmed(X).distance(X)).all()
+
+
+def test_vectors_that_are_not_finite_are_named():
+    X = np.ones((4, 2))
+    X[2, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 4 vectors .* row 2"):
+        scores.fit_trimmed(X)
+
+
+def test_a_scale_counts_deviations_of_the_logarithm(rng):
+    distances = np.exp(2 + 0.5 * rng.normal(size=20_001))
+    z = scores.fit_scale(distances).z([np.exp(2.0), np.exp(3.5)])
+    np.testing.assert_allclose(z, [0, 3], atol=0.05)
+
+
+def test_a_scale_of_mostly_equal_distances_still_tells_the_odd_one():
+    z = scores.fit_scale(np.r_[np.ones(50), 4.0]).z(np.array([1.0, 4.0]))
+    assert z[0] == 0
+    assert z[1] > 3
+    assert not scores.fit_scale(np.ones(50)).z(np.ones(3)).any()
+
+
+def test_share_below_counts_ties_half():
+    np.testing.assert_allclose(scores.share_below(np.array([3, 1, 3, 9])), [0.5, 0.125, 0.5, 0.875])
+
+
+@given(st.lists(st.floats(0, 10), max_size=30))
+def test_share_below_is_strictly_between_0_and_1(values):
+    shares = scores.share_below(np.array(values))
+    assert ((shares > 0) & (shares < 1)).all()
+    assert len(shares) == 0 or np.isclose(shares.mean(), 0.5)
+
+
+def test_larger_rank_takes_each_judges_favourite_first():
+    first = np.array([9.0, 1.0, 2.0, 3.0])
+    second = np.array([1.0, 9.0, 3.0, 2.0])
+    score, order = scores.larger_rank(first, second)
+    np.testing.assert_allclose(score, [0.875, 0.875, 0.625, 0.625])
+    assert set(order[:2]) == {0, 1}
+
+
+def test_larger_rank_breaks_ties_by_the_other_rank():
+    first = np.array([1.0, 2.0, 3.0, 4.0])
+    second = np.array([4.0, 1.0, 2.0, 3.0])
+    _, order = scores.larger_rank(first, second)
+    assert order.tolist() == [3, 0, 2, 1]
