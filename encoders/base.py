@@ -1,0 +1,93 @@
+"""What an encoder is, to the rest of longtail: its identity and one method. Imports no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import Level
+
+Interpolation = Literal["bicubic", "bilinear", "lanczos"]
+Backend = Literal["torch", "openvino", "onnx", "module"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Pixels = NDArray[np.uint8]
+"""uint8 (n, size, size, 3), RGB in [0, 255]."""
+
+Embeddings = dict[Level, NDArray[np.float32]]
+"""float32 (n, d) of unit L2 norm for each level that the encoder has."""
+
+DECODER = "turbojpeg-2x"
+"""The way from bytes to pixels. Change the name whenever that way gives other pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How an image becomes the square of pixels that a network sees.
+
+    size: side of the square, in pixels.
+    mean, std: of red, green and blue, for pixel values scaled to [0, 1].
+    crop: None stretches the whole image to the square, so that nothing at its border is lost;
+        a fraction in (0, 1] keeps the aspect ratio and takes the central square whose side is
+        that share of the image's shorter side, as classifiers are trained.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    crop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """The identity of an encoder. Vectors whose fingerprints differ never meet.
+
+    dimensions: length of the vector of each level that the encoder has; `high` is always there.
+    weights_sha256: of the file, or files, that hold the weights.
+    """
+
+    name: str
+    dimensions: Mapping[Level, int]
+    preprocess: Preprocess
+    backend: Backend
+    precision: Precision
+    weights_sha256: str
+    decoder: str = DECODER
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, 64 hex digits, over everything that changes the vectors."""
+        identity = json.dumps(asdict(self), sort_keys=True, default=dict)
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """Readable and safe as a folder's name, `efficientnet-lite0-1f0c9a83b2d4` for one."""
+        slug = re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
+        return f"{slug[-48:].lstrip('-.')}-{self.fingerprint[:12]}"
+
+    def difference(self, other: EncoderInfo) -> str:
+        """What keeps the vectors of two encoders apart: `precision bf16, not fp32` for one."""
+        mine, theirs = asdict(self), asdict(other)
+        return "; ".join(
+            f"{key} {mine[key]}, not {theirs[key]}" for key in mine if mine[key] != theirs[key]
+        )
+
+
+class Encoder(Protocol):
+    """Turns pixels into embeddings. Several threads may call `encode` at once."""
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        """Embed uint8 (n, size, size, 3), n >= 1, for the `size` of `info.preprocess`."""
+        ...

