@@ -26,7 +26,7 @@ class Check:
     remedy: str = ""
 
 
-class _Unwell(Exception):
+class _UnwellError(Exception):
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(found)
         self.found, self.remedy = found, remedy
@@ -46,7 +46,7 @@ def examine(folder: Path, encoder: str, device: str, runner: str) -> Iterator[Ch
     for name, check in checks:
         try:
             yield Check(name, True, check())
-        except _Unwell as error:
+        except _UnwellError as error:
             yield Check(name, False, error.found, error.remedy)
         except LongtailError as error:
             yield Check(name, False, str(error), "see the message")
@@ -62,7 +62,7 @@ def _packages() -> str:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise _Unwell(f"missing: {', '.join(missing)}", "pip install -c constraints.txt longtail")
+        raise _UnwellError(f"missing: {', '.join(missing)}", "pip install -c constraints.txt longtail")
     return ", ".join(found)
 
 
@@ -72,7 +72,7 @@ def _disk(folder: Path) -> str:
     free = shutil.disk_usage(folder).free
     text = f"{free / 2**30:.1f} GiB free at {folder}"
     if free < _LEAST_FREE_BYTES:
-        raise _Unwell(text, "free some space, or put the workspace elsewhere")
+        raise _UnwellError(text, "free some space, or put the workspace elsewhere")
     return text
 
 
@@ -83,7 +83,7 @@ def _write(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=folder):
             return f"files can be made in {folder}"
     except OSError as error:
-        raise _Unwell(
+        raise _UnwellError(
             f"{folder}: {error.strerror}", f"chown or chmod {folder}, or choose another folder"
         ) from None
 
@@ -92,7 +92,9 @@ def _faiss() -> str:
     try:
         import faiss
     except ImportError:
-        raise _Unwell("FAISS is missing", "pip install 'longtail[cpu]' or 'longtail[gpu]'") from None
+        raise _UnwellError(
+            "FAISS is missing", "pip install 'longtail[cpu]' or 'longtail[gpu]'"
+        ) from None
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     return f"faiss {faiss.__version__}, {gpus} GPUs seen"
 

@@ -57,6 +57,7 @@ class Jobs:
             encoder=self.settings.encoder,
             info=self.encoder,
             device=self.settings.device,
+            workers=self.settings.worker_count,
             batch_size=self.settings.batch_size,
             limits=self.limits,
             max_rejected_share=self.settings.limits.max_rejected_share,

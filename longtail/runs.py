@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 from filelock import FileLock, Timeout
 
 from schemas.catalog import Catalog
@@ -134,7 +133,7 @@ def newest_mining_run(catalog: Catalog) -> str | None:
     """Id of the newest run that published scores; None if there is none."""
     candidates = (path.parent.name for path in catalog.runs.glob(f"*/{MINE}"))
     for run_id in sorted(candidates, reverse=True):
-        if catalog.scores.count(ds.field("run_id") == run_id):
+        if catalog.scores.files(run_id):
             return run_id
     return None
 

@@ -60,7 +60,7 @@ class Mining(_Section):
         5, ge=1, le=1000, description="nearest neighbours in the distance score"
     )
     fault_threshold: float = Field(
-        6.0, gt=0, description="capture fault: mean robust z over the three levels above this"
+        3.5, gt=0, description="capture fault: mean robust z over the three levels above this"
     )
 
 

@@ -52,10 +52,10 @@ class EmbedOptions:
     source: str
     encoder: str
     info: EncoderInfo
+    limits: images.Limits
     device: str = "auto"
-    threads: int = 1
+    workers: int = 1
     batch_size: int = 16
-    limits: images.Limits = images.Limits()
     max_rejected_share: float = 0.5
 
 
@@ -65,8 +65,9 @@ def build(pipeline: beam.Pipeline, options: EmbedOptions) -> beam.PCollection:
         pipeline
         | "List" >> sources.open_source(options.inputs, options.source)
         | "SkipKnown" >> beam.ParDo(SkipKnown(options))
-        | "Spread" >> beam.Reshuffle()
+        # Batched before the shuffle: neighbours in a shard stay together, and it moves less.
         | "Batch" >> beam.BatchElements(options.batch_size, options.batch_size)
+        | "Spread" >> beam.Reshuffle()
         | "Embed" >> beam.ParDo(Embed(options))
         | "Gather" >> beam.GroupBy(lambda _: None)
         | "Publish" >> beam.ParDo(Publish(options))
@@ -123,7 +124,7 @@ class Embed(beam.DoFn):
         options = self.options
         # Not in setup: a run with nothing new must not pay for loading it.
         encoder: Encoder = self.shared_encoder.acquire(
-            lambda: registry.load(options.encoder, device=options.device, threads=options.threads)
+            lambda: registry.load(options.encoder, device=options.device, workers=options.workers)
         )
         embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
         sightings: list[tuple[ImageRef, str]] = []
@@ -151,7 +152,7 @@ class Embed(beam.DoFn):
         yield from self.samples.add(table)
         yield from self.uris.add(arrow.uris_table(sightings, options.run_id))
         yield from self.rejects.add(
-            arrow.rejects_table(rejects, options.limits.digest, options.run_id)
+            arrow.rejects_table(rejects, str(options.limits), options.run_id)
         )
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -184,7 +185,8 @@ def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
     """
     catalog, run_id = options.catalog, options.run_id
     samples = drop_repeats(catalog.samples, of_table(staged, "samples"), "sample_id")
-    uris, rejects = of_table(staged, "uris"), of_table(staged, "rejects")
+    uris = drop_repeats(catalog.uris, of_table(staged, "uris"), "uri")
+    rejects = drop_repeats(catalog.rejects, of_table(staged, "rejects"), "uri")
     attempted = rows(samples) + rows(rejects)
     audit = audit_samples(
         catalog.samples.stream(samples),
@@ -252,4 +254,4 @@ def embed_images(
 
 
 def _known(options: EmbedOptions) -> Known:
-    return Known(options.catalog, options.info.id, options.limits.digest)
+    return Known(options.catalog, options.info.id, str(options.limits))

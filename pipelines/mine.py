@@ -42,7 +42,7 @@ class MineOptions:
     run_id: str
     catalog: Catalog
     encoder_id: str
-    policy: Policy = Policy()
+    policy: Policy
 
 
 def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:

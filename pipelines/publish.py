@@ -62,16 +62,17 @@ def of_table(staged: Sequence[Staged], name: str) -> list[DataFile]:
 
 
 def drop_repeats(table: Table, files: Sequence[DataFile], key: str) -> list[DataFile]:
-    """Rewrite the files that hold a `key` which an earlier file holds too, without those rows.
+    """Rewrite the files that hold a `key` which an earlier row holds too, without those rows.
 
     Two workers that met the same content at the same time both staged it; only here is it seen.
     """
     taken: set[str] = set()
     kept: list[DataFile] = []
     for file in files:
-        keys = table.stream([file], [key]).read_all()[key].to_pylist()
-        fresh = [name not in taken for name in keys]
-        taken.update(keys)
+        fresh = []
+        for name in table.stream([file], [key]).read_all()[key].to_pylist():
+            fresh.append(name not in taken)
+            taken.add(name)
         if all(fresh):
             kept.append(file)
             continue

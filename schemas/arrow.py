@@ -68,7 +68,7 @@ REJECTS = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
     ]
 )
-"""Refused inputs; `limits` is the digest of the decoding limits in force."""
+"""Refused inputs; `limits` is what the decoding limits were."""
 
 NEIGHBOUR = pa.struct(
     [
@@ -98,7 +98,7 @@ SCORES = pa.schema(
         pa.field("nearest", pa.list_(NEIGHBOUR)),
     ]
 )
-"""One row per sample and mining run; kind and rank are null where nothing was flagged."""
+"""One row per sample and mining run, partitioned by run; kind and rank are null where nothing was flagged."""
 
 
 def embedding_column(level: Level) -> str:

@@ -29,7 +29,7 @@ class Catalog:
 
     @property
     def scores(self) -> Table:
-        return Table(self.root / "tables" / "scores", arrow.SCORES)
+        return Table(self.root / "tables" / "scores", arrow.SCORES, partition_by="run_id")
 
     @property
     def reviews(self) -> Path:

@@ -36,7 +36,6 @@ class DataFile:
     rows: int
     bytes: int
     partition: str | None = None
-    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,7 @@ class Table:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, target, compression="zstd", row_group_size=rows_per_group)
-        run_ids = pc.unique(rows["run_id"]).to_pylist() if "run_id" in rows.column_names else []
-        return DataFile(
-            path=path,
-            rows=rows.num_rows,
-            bytes=target.stat().st_size,
-            partition=partition,
-            run_id=run_ids[0] if len(run_ids) == 1 else None,
-        )
+        return DataFile(path, rows.num_rows, target.stat().st_size, partition)
 
     def files(self, partition: str | None = None) -> list[DataFile]:
         """The committed files, of one partition where it is given."""
@@ -135,7 +127,8 @@ class Table:
                 partition_values={self.partition_by: file.partition} if self.partition_by else {},
                 modification_time=now,
                 data_change=True,
-                stats=_statistics(file),
+                # No bounds: a dataset made from the bounds of some columns drops rows with nulls.
+                stats=json.dumps({"numRecords": file.rows}),
             )
             for file in files
         ]
@@ -230,11 +223,3 @@ class Table:
             table = DeltaTable(self.root, version=version)
         return table.to_pyarrow_dataset()
 
-
-def _statistics(file: DataFile) -> str:
-    """Delta's statistics of a file: with its run's id in them, readers of a run skip the others."""
-    statistics: dict[str, object] = {"numRecords": file.rows}
-    if file.run_id is not None:
-        bound = {"run_id": file.run_id}
-        statistics |= {"minValues": bound, "maxValues": bound, "nullCount": {"run_id": 0}}
-    return json.dumps(statistics)

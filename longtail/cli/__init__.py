@@ -1,10 +1,9 @@
-"""The command line: parses, calls the public API, prints. Heavy imports wait inside the commands."""
+"""The command line: parses, calls the public API, prints. Heavy imports wait in the commands."""
 
 from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from longtail import __version__
@@ -57,12 +56,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(app(arguments, standalone_mode=False))
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app(arguments)
     except KeyboardInterrupt:
         print("longtail: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -74,7 +68,7 @@ def main() -> None:
             raise
         print(f"longtail: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last resort: one line, and the way to more
+    except Exception as error:
         if debug:
             raise
         lines = str(error).strip().splitlines() or [""]

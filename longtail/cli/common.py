@@ -137,7 +137,9 @@ def short_uri(uri: str) -> str:
 
 
 def print_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: set[str] = frozenset()  # type: ignore[assignment]
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> None:
     """A plain table as wide as the terminal, or as wide as it needs where there is none."""
     import sys

@@ -40,7 +40,7 @@ def flags(
     """
     if kind is not None and kind not in FLAG_KINDS:
         raise UsageError(f"--kind {kind} is unknown; it is one of {', '.join(FLAG_KINDS)}")
-    found = open_workspace(workspace).flags(run, kind, top)  # type: ignore[arg-type]
+    found = open_workspace(workspace).flags(run, kind, top)
     if as_json:
         print_json([asdict(flag) for flag in found])
     elif found:

@@ -19,7 +19,7 @@ from longtail.cli.common import (
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The new workspace.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(help="The new workspace.")] = Path(),
 ) -> None:
     """Make a workspace: a folder with a longtail.yaml of every setting and its default.
 
@@ -40,9 +40,7 @@ def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
     from longtail import doctor, settings
 
     folder = workspace or Path()
-    given = (
-        settings.load(folder) if (folder / settings.FILE).exists() else settings.Settings()
-    )
+    given = settings.load(folder) if (folder / settings.FILE).exists() else settings.Settings()
     checks = []
     for check in doctor.examine(folder.absolute(), given.encoder, given.device, given.runner):
         checks.append(check)

@@ -124,3 +124,12 @@ def test_vectors_survive_the_table(table: Table) -> None:
 def test_lists_of_different_lengths_are_no_matrix() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         matrix(pa.chunked_array([pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))]))
+
+
+def test_a_filter_keeps_rows_with_nulls_apart(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("run_id", pa.string()), pa.field("rank", pa.int64())])
+    table = Table(tmp_path / "scores", schema, partition_by="run_id")
+    staged = table.stage(pa.table({"run_id": ["r1"] * 3, "rank": [1, None, None]}, schema=schema))
+    table.commit([staged], transaction="t1")
+    assert table.count(ds.field("rank").is_valid()) == 1
+    assert table.count((ds.field("run_id") == "r1") & ds.field("rank").is_null()) == 2
