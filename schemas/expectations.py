@@ -58,7 +58,7 @@ def audit_samples(
 ) -> Audit:
     """Audits rows about to join the samples table; see `samples_frame`.
 
-    dimensions: of the encoder's embeddings, by level.
+    dimensions: of the encoder's embeddings, by level; a level it does not give must be null.
     rejected: how many inputs of the run were refused, beside the staged ones.
     max_rejected: the share of refused inputs, in [0, 1], above which nothing is published. None
         warns above `USUAL_REJECTED_SHARE` and publishes.
@@ -90,6 +90,9 @@ def audit_samples(
     ]
     for level in LEVELS:
         size, norm = f"embedding_{level}_size", f"embedding_{level}_norm"
+        if level not in dimensions:
+            rows.append(gxe.ExpectColumnValuesToBeNull(column=size))
+            continue
         rows += [
             *_not_null(gxe, size, norm),
             gxe.ExpectColumnValuesToBeInSet(column=size, value_set=[dimensions[level]]),

@@ -295,6 +295,17 @@ def test_the_error_is_one_line_with_the_expectation_and_what_was_observed() -> N
     assert raised.value.exit_code == 3
 
 
+def test_a_level_that_the_encoder_does_not_give_is_null_throughout() -> None:
+    rows = sample_rows()
+    for row in rows:
+        row["embedding_low"] = None
+    only = {"mid": 5, "high": 6}
+    audit_samples(reader(rows), dimensions=only).require()
+    assert failed(audit_samples(reader(sample_rows()), dimensions=only)) == {
+        ("expect_column_values_to_be_null", "embedding_low_size")
+    }
+
+
 def test_norms_follow_slices_nulls_and_ragged_lists() -> None:
     vectors = pa.array(
         [[9.0], [3.0, 4.0], None, [], [1.0, None], [2.0]], type=pa.list_(pa.float32())
