@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -91,9 +92,7 @@ def test_the_card_tells_the_lineage_and_cannot_be_broken_by_it(
     assert "<script>" not in body
 
 
-# `datasets` 5.2 leaves metadata.csv open.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_image_folder_is_read_back(
     batches: list[pa.RecordBatch], images: list[CuratedImage], tmp_path: Path
 ) -> None:
@@ -109,6 +108,7 @@ def test_an_image_folder_is_read_back(
     assert rows[1]["reviewed_at"] == "2026-01-02T03:04:05.000678+00:00"
 
     loaded = load(out, tmp_path)
+    gc.collect()  # `datasets` 5.2 leaves metadata.csv open: let that be warned of here, ignored
     assert len(loaded) == 10
     by_id = {row["sample_id"]: row for row in loaded}
     for image in images:

@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from schemas.arrow import SAMPLES, SCORES
 from schemas.audit import Audit
 from schemas.errors import AuditError
 from schemas.expectations import audit_dataset, audit_samples, audit_scores, samples_frame
+from schemas.records import Level
 
-DIMENSIONS = {"low": 4, "mid": 5, "high": 6}
+DIMENSIONS: dict[Level, int] = {"low": 4, "mid": 5, "high": 6}
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 Rows = list[dict[str, Any]]
+
+DATASET = pa.schema(  # what the audit reads of `curation.dataset.DATASET`
+    [(name, pa.string()) for name in ("sample_id", "label", "uri", "encoder", "run_id", "reviewer")]
+    + [("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
+    + [("width", pa.int32()), ("height", pa.int32())]
+    + [(name, pa.timestamp("us", tz="UTC")) for name in ("reviewed_at", "added_at")]
+)
 
 
 def sha256(data: bytes) -> str:
@@ -74,7 +83,7 @@ def score_rows(count: int = 20, flags: int = 4) -> Rows:
             "p_value": 0.05 if number < flags else None,
             "level": "high",
             "z_low": 0.1,
-            "z_mid": None,
+            "z_mid": -0.2,
             "z_high": 3.0,
             "reasons": ["far from its neighbours"] if number < flags else [],
         }
@@ -101,27 +110,24 @@ def dataset_rows(count: int = 6) -> Rows:
     ]
 
 
-SCORES_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("run_id", "encoder", "sample_id", "uri", "source", "kind")]
-    + [("rank", pa.int32()), ("score", pa.float64()), ("p_value", pa.float64())]
-    + [("level", pa.string()), ("z_low", pa.float32()), ("z_mid", pa.float32())]
-    + [("z_high", pa.float32()), ("reasons", pa.list_(pa.string()))]
-)
-
-
-def reader(rows: Rows, schema: pa.Schema | None = None) -> pa.RecordBatchReader:
-    """Three batches, so that what is derived per batch is seen to add up."""
+def reader(rows: Rows, schema: pa.Schema) -> pa.RecordBatchReader:
+    """The columns that `rows` have, in three batches: what is derived per batch must add up."""
+    schema = pa.schema([field for field in schema if field.name in rows[0]])
     table = pa.Table.from_pylist(rows, schema=schema)
-    size = max(1, -(-len(rows) // 3))
-    return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=size))
+    size = -(-len(rows) // 3)
+    return pa.RecordBatchReader.from_batches(schema, table.to_batches(max_chunksize=size))
 
 
-def samples(rows: Rows, **context: Any) -> Audit:
-    return audit_samples(reader(rows), dimensions=DIMENSIONS, **context)
+def samples(rows: Rows, dimensions: Mapping[Level, int] = DIMENSIONS, **context: Any) -> Audit:
+    return audit_samples(reader(rows, SAMPLES), dimensions=dimensions, **context)
 
 
 def scores(rows: Rows) -> Audit:
-    return audit_scores(reader(rows, SCORES_SCHEMA), run_id="run", samples=20)
+    return audit_scores(reader(rows, SCORES), run_id="run", samples=20)
+
+
+def dataset(rows: Rows, **context: Any) -> Audit:
+    return audit_dataset(reader(rows, DATASET), **context)
 
 
 def failed(audit: Audit) -> set[tuple[str, str]]:
@@ -129,7 +135,7 @@ def failed(audit: Audit) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "audit", [samples(sample_rows()), scores(score_rows()), audit_dataset(reader(dataset_rows()))]
+    "audit", [samples(sample_rows()), scores(score_rows()), dataset(dataset_rows())]
 )
 def test_sound_data_passes_and_its_audit_is_json(audit: Audit) -> None:
     audit.require()
@@ -236,19 +242,19 @@ def test_a_spoiled_dataset_row_fails(
 ) -> None:
     rows = dataset_rows()
     rows[3] |= change
-    assert (expectation, audited) in failed(audit_dataset(reader(rows)))
+    assert (expectation, audited) in failed(dataset(rows))
 
 
 def test_a_row_that_the_dataset_holds_already_fails() -> None:
     rows = dataset_rows()
-    audit = audit_dataset(reader(rows), existing={rows[4]["sample_id"]})
+    audit = dataset(rows, existing={rows[4]["sample_id"]})
     assert failed(audit) == {("expect_column_values_to_be_in_set", "is_new")}
 
 
 def test_rows_without_a_verdict_are_a_warning() -> None:
     rows = dataset_rows()
     rows[0] |= {"label": None, "reviewer": None, "reviewed_at": None}
-    audit = audit_dataset(reader(rows))
+    audit = dataset(rows)
     audit.require()
     assert [str(outcome) for outcome in audit.warnings] == [
         "expect_column_values_to_not_be_null of 'label': observed 1 of 6 values unexpected"
@@ -266,8 +272,7 @@ def test_many_rejects_warn_and_above_a_limit_forbid_the_commit() -> None:
 
 @pytest.mark.parametrize("rejected", [0, 3])
 def test_a_batch_without_samples_passes(rejected: int) -> None:
-    schema = reader(sample_rows()).schema
-    empty = pa.RecordBatchReader.from_batches(schema, [])
+    empty = pa.RecordBatchReader.from_batches(SAMPLES, [])
     audit = audit_samples(empty, dimensions=DIMENSIONS, rejected=rejected)
     audit.require()
     assert audit.rows == 0
@@ -299,9 +304,9 @@ def test_a_level_that_the_encoder_does_not_give_is_null_throughout() -> None:
     rows = sample_rows()
     for row in rows:
         row["embedding_low"] = None
-    only = {"mid": 5, "high": 6}
-    audit_samples(reader(rows), dimensions=only).require()
-    assert failed(audit_samples(reader(sample_rows()), dimensions=only)) == {
+    only: dict[Level, int] = {"mid": 5, "high": 6}
+    samples(rows, only).require()
+    assert failed(samples(sample_rows(), only)) == {
         ("expect_column_values_to_be_null", "embedding_low_size")
     }
 
