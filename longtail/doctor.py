@@ -62,7 +62,9 @@ def _packages() -> str:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise _UnwellError(f"missing: {', '.join(missing)}", "pip install -c constraints.txt longtail")
+        raise _UnwellError(
+            f"missing: {', '.join(missing)}", "pip install -c constraints.txt longtail"
+        )
     return ", ".join(found)
 
 

@@ -13,6 +13,7 @@ from longtail.settings import Settings
 from schemas.catalog import Catalog
 
 if TYPE_CHECKING:
+    from curation.select import Selection
     from encoders.base import EncoderInfo
     from encoders.images import Limits
     from pipelines.progress import Progress
@@ -99,6 +100,21 @@ class Jobs:
         options = mine.MineOptions(run.run_id, self.catalog, encoder_id, policy)
         runs.write_json(run.folder / runs.MINE, mined)
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
+
+    def curate(self, run: Run, name: str, selections: Sequence[Selection]) -> None:
+        """Write the selected samples into the dataset, unless there are none."""
+        from pipelines import curate
+
+        if selections:
+            options = curate.CurateOptions(
+                run_id=run.run_id,
+                catalog=self.catalog,
+                dataset=name,
+                encoder_id=self.encoder.id,
+                selections=tuple(selections),
+                limits=self.limits,
+            )
+            self._start(run, "curate", lambda pipeline: curate.build(pipeline, options))
 
     def _start(self, run: Run, name: str, build: Callable[[Any], Any]) -> None:
         """Run a pipeline to its end. Raises AuditError if it staged what must not be published."""

@@ -25,10 +25,11 @@ from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.catalog import Catalog
-from schemas.errors import ImageError, NotFoundError, UsageError, WorkspaceError
-from schemas.records import Flag, FlagKind, Verdict, VerdictLabel
+from schemas.errors import REJECT_REASONS, ImageError, NotFoundError, UsageError, WorkspaceError
+from schemas.records import VERDICT_LABELS, Flag, FlagKind, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
+    from curation.export import ExportFormat
     from index.search import Snapshot
     from pipelines.progress import Progress
 
@@ -36,6 +37,7 @@ HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
 """A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
 
 _SHORTEST_PREFIX = 6
+_IMAGES_PER_BATCH = 64
 
 
 def _unwatched(name: str, progress: Progress) -> AbstractContextManager[object]:
@@ -64,7 +66,7 @@ class Workspace:
             )
         self.settings = settings.load(self.root, overrides)
         self.catalog = Catalog(self.root)
-        self.verdicts = VerdictLog(f"sqlite:///{self.catalog.reviews}")
+        self.verdicts = VerdictLog.at(self.catalog.reviews)
         self.jobs = Jobs(self.catalog, self.settings, watch)
 
     @classmethod
@@ -187,6 +189,68 @@ class Workspace:
         ]
         self.verdicts.append(verdicts)
         return verdicts
+
+    def curate(
+        self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0
+    ) -> dict[str, Any]:
+        """Append samples with these verdicts to a dataset, as its next version.
+
+        top: also take, of the `top` first outliers of the newest run, those nobody has judged.
+        Samples that the dataset holds are left out. Returns {dataset, version, added, rejected,
+        samples}: version is None while the dataset is empty, rejected counts by reason the images
+        that could not be read whole. Raises UsageError for an unknown verdict.
+        """
+        from curation.dataset import check_name
+        from curation.select import select
+        from pipelines.curate import dataset
+
+        unknown = set(verdicts) - set(VERDICT_LABELS)
+        if unknown:
+            raise UsageError(
+                f"'{min(unknown)}' is no verdict; take some of {', '.join(VERDICT_LABELS)}"
+            )
+        table = dataset(self.catalog, check_name(name))
+        with runs.start(self.catalog, command="curate", dataset=name) as run:
+            existing = set(table.read(["sample_id"])["sample_id"].to_pylist())
+            selections = select(
+                self.verdicts.latest(), self.flags(), labels=verdicts, top=top, existing=existing
+            )
+            self.jobs.curate(run, name, selections)
+            run.finish()
+            return {
+                "dataset": name,
+                "version": table.version(),
+                "added": run.counters.get("added", 0),
+                "rejected": {
+                    reason: run.counters[reason]
+                    for reason in REJECT_REASONS
+                    if reason in run.counters
+                },
+                "samples": table.count(),
+            }
+
+    def export(
+        self, name: str, out: str | Path, format_: ExportFormat = "hf", version: int | None = None
+    ) -> dict[str, Any]:
+        """Write a version of a dataset (the newest one) as files that training code reads.
+
+        format_: `hf`, Hugging Face Parquet, or `imagefolder`, images and a metadata.csv. Raises
+        NotFoundError for an unknown dataset or version, UsageError for an output folder in use.
+        """
+        from curation.export import export_dataset
+        from pipelines.curate import dataset
+
+        table = dataset(self.catalog, name)
+        newest = table.version()
+        if newest is None:
+            names = (
+                ", ".join(sorted(path.name for path in self.catalog.datasets.glob("*"))) or "none"
+            )
+            raise NotFoundError(f"no dataset '{name}'; there are: {names}")
+        version = newest if version is None else version
+        batches = table.batches(version=version, rows=_IMAGES_PER_BATCH)
+        summary = export_dataset(batches, Path(out), format_, name=name, version=version)
+        return {"dataset": name, "version": version, "samples": summary.images, "out": str(out)}
 
     def status(self) -> dict[str, Any]:
         """Counts, the index and the last run; the fields are a contract with other programs."""

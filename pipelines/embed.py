@@ -33,7 +33,6 @@ from schemas.errors import ImageError
 from schemas.expectations import audit_samples
 from schemas.records import LEVELS, QUALITY_STATISTICS, ImageRef, Reject
 
-_ROWS_PER_FILE = 8192
 # Of fewer inputs a single broken one is a large share, and says nothing of the source.
 _FEW_INPUTS = 20
 
@@ -114,9 +113,9 @@ class Embed(beam.DoFn):
 
     def start_bundle(self) -> None:
         catalog = self.options.catalog
-        self.samples = Stage("samples", catalog.samples, _ROWS_PER_FILE)
-        self.uris = Stage("uris", catalog.uris, _ROWS_PER_FILE)
-        self.rejects = Stage("rejects", catalog.rejects, _ROWS_PER_FILE)
+        self.samples = Stage("samples", catalog.samples)
+        self.uris = Stage("uris", catalog.uris)
+        self.rejects = Stage("rejects", catalog.rejects)
         # Of this bundle only: a bundle that is tried again starts from nothing.
         self.taken: set[str] = set()
 

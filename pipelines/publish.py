@@ -18,6 +18,8 @@ from schemas.audit import Audit, Outcome
 from schemas.tables import DataFile, Table
 
 VALIDATION = "validation.json"
+# In memory; a worker holds at most this much of each table.
+_BYTES_PER_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +32,20 @@ class Staged:
 
 @dataclass
 class Stage:
-    """Collects rows for a table and stages a file whenever `rows_per_file` are there."""
+    """Collects rows for a table and stages a file whenever there are enough bytes of them."""
 
     name: str
     table: Table
-    rows_per_file: int
     rows_per_group: int = 4096
     _rows: list[pa.Table] = field(default_factory=list)
-    _count: int = 0
+    _bytes: int = 0
 
     def add(self, rows: pa.Table) -> Iterator[Staged]:
         """Take rows; gives the files that this filled."""
         if rows.num_rows:
             self._rows.append(rows)
-            self._count += rows.num_rows
-        if self._count >= self.rows_per_file:
+            self._bytes += rows.nbytes
+        if self._bytes >= _BYTES_PER_FILE:
             yield from self.finish()
 
     def finish(self) -> Iterator[Staged]:
@@ -52,7 +53,7 @@ class Stage:
         if self._rows:
             rows = pa.concat_tables(self._rows)
             file = self.table.stage(rows, rows_per_group=self.rows_per_group)
-            self._rows, self._count = [], 0
+            self._rows, self._bytes = [], 0
             yield Staged(self.name, file)
 
 

@@ -98,7 +98,7 @@ SCORES = pa.schema(
         pa.field("nearest", pa.list_(NEIGHBOUR)),
     ]
 )
-"""One row per sample and mining run, partitioned by run; kind and rank are null where nothing was flagged."""
+"""One row per sample and mining run, partitioned by run; kind and rank are null without a flag."""
 
 
 def embedding_column(level: Level) -> str:

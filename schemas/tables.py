@@ -222,4 +222,3 @@ class Table:
                 )
             table = DeltaTable(self.root, version=version)
         return table.to_pyarrow_dataset()
-

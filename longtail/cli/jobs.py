@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,9 @@ from longtail.cli.common import (
     print_json,
     print_summary,
 )
+from schemas.records import VerdictLabel
 
+ExportFormat = Literal["hf", "imagefolder"]
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -97,8 +99,8 @@ def curate(
     name: Annotated[str, typer.Argument(help="The dataset; made on first use.")],
     workspace: WorkspaceOption = None,
     verdict: Annotated[
-        list[str] | None,
-        typer.Option(help="Verdicts to take; may be repeated.  [default: edge_case]"),
+        list[VerdictLabel] | None,
+        typer.Option(help="A verdict to take, edge_case by default; may be repeated."),
     ] = None,
     top: Annotated[
         int, typer.Option(min=0, help="Take this many top flags too, where nobody has reviewed.")
@@ -111,13 +113,16 @@ def curate(
     Example: longtail curate -w my-workspace cracks
     """
     opened = open_workspace(workspace, assignments)
-    curated = opened.curate(name, verdicts=verdict or ["edge_case"], top=top)
+    curated = opened.curate(name, verdict or ["edge_case"], top)
     if as_json:
         print_json(curated)
         return
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in curated["rejected"].items())
+    version = "no version yet" if curated["version"] is None else f"version {curated['version']}"
     print(
-        f"dataset {name}: {curated['added']:,} added, {curated['rejected']:,} rejected, "
-        f"{curated['samples']:,} samples in version {curated['version']}"
+        f"dataset {name}: {curated['added']:,} added"
+        + (f", rejected {refused}" if refused else "")
+        + f"; {curated['samples']:,} samples, {version}"
     )
 
 
@@ -126,7 +131,8 @@ def export(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     workspace: WorkspaceOption = None,
     format_: Annotated[
-        str, typer.Option("--format", help="hf (Parquet) or imagefolder (with metadata.csv).")
+        ExportFormat,
+        typer.Option("--format", help="hf (Parquet) or imagefolder (with metadata.csv)."),
     ] = "hf",
     version: Annotated[
         int | None, typer.Option(min=0, help="An older version.", show_default=False)

@@ -18,7 +18,7 @@ from longtail.cli.common import (
     print_table,
 )
 from schemas.errors import UsageError
-from schemas.records import FLAG_KINDS, VERDICT_LABELS
+from schemas.records import VERDICT_LABELS, FlagKind
 
 
 def flags(
@@ -27,7 +27,7 @@ def flags(
         int | None, typer.Option(min=1, help="Only so many, the best.", show_default=False)
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Only outlier or capture_fault.", show_default=False)
+        FlagKind | None, typer.Option(help="Only flags of this kind.", show_default=False)
     ] = None,
     run: Annotated[
         str | None, typer.Option(help="Another mining run than the newest.", show_default=False)
@@ -38,8 +38,6 @@ def flags(
 
     Example: longtail flags -w my-workspace --top 20
     """
-    if kind is not None and kind not in FLAG_KINDS:
-        raise UsageError(f"--kind {kind} is unknown; it is one of {', '.join(FLAG_KINDS)}")
     found = open_workspace(workspace).flags(run, kind, top)
     if as_json:
         print_json([asdict(flag) for flag in found])
@@ -104,9 +102,10 @@ def verdict(
 
     Example: longtail verdict -w my-workspace 3f2a9c01b7de edge_case --tag crack
     """
-    *sample_ids, label = words
-    if label not in VERDICT_LABELS:
-        raise UsageError(f"'{label}' is no verdict; end with one of {', '.join(VERDICT_LABELS)}")
+    *sample_ids, last = words
+    label = next((label for label in VERDICT_LABELS if label == last), None)
+    if label is None:
+        raise UsageError(f"'{last}' is no verdict; end with one of {', '.join(VERDICT_LABELS)}")
     if not sample_ids:
         raise UsageError(f"which sample is '{label}'? give its id before the verdict")
     verdicts = open_workspace(workspace).verdict(sample_ids, label, tag or (), note, reviewer)
