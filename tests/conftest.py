@@ -132,7 +132,7 @@ def _deep() -> Image.Image:
 
 def _translucent() -> Image.Image:
     image = _disc().convert("RGBA")
-    image.putalpha(image.getchannel("B"))
+    image.putalpha(160)
     return image
 
 
