@@ -13,7 +13,7 @@ demo: $(VENV)/.demo ## set everything up and mine 2,624 photographs of solar cel
 	$(BIN)/longtail demo
 
 test: lint ## set everything up and pass every check: lint, types, layers, tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/ruff format --check
@@ -34,7 +34,7 @@ clean: ## remove the environment, caches and build products
 
 # One environment, installed editable by every target, so that each can add to what another made.
 $(VENV)/.demo: EXTRAS := cpu,openvino,demo
-$(VENV)/.dev: EXTRAS := cpu,openvino,aws,onnx,demo,dev
+$(VENV)/.dev: EXTRAS := cpu,dev
 $(VENV)/.bench: EXTRAS := cpu,openvino,demo,bench
 
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
