@@ -1,0 +1,180 @@
+"""Gathers what a report shows from the tables and the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from longtail import runs
+from longtail.report.data import Histogram, LevelSpread, Rejected, ReportData, Share, Stage
+from longtail.report.render import render
+from pipelines.publish import read_audits
+from schemas import arrow
+from schemas.catalog import Catalog
+from schemas.records import LEVELS, Flag
+
+MOST_FLAGS = 60
+MOST_FAULTS = 18
+MOST_SOURCES = 12
+"""What bounds a report's size: about 2 MB with 4 thumbnails a flag."""
+
+_EXAMPLES = 3
+_STEPS = {"ingest": "ingested", "index": "indexed", "mine": "mined"}
+_PARTS = ("read", "decode", "encode")
+_DEVIATIONS = (-4.0, 12.0)
+
+
+def write_report(path: Path, catalog: Catalog, run_id: str) -> None:
+    """Writes the report of a mining run to `path`, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(render(collect(catalog, run_id)), "utf-8")
+    temporary.replace(path)
+
+
+def collect(catalog: Catalog, run_id: str) -> ReportData:
+    """Reads what the run `run_id` found, did and refused."""
+    folder = catalog.run(run_id)
+    metrics, mined = runs.metrics(catalog, run_id), runs.read_json(folder / runs.MINE)
+    columns = ["kind", "rank", "score", "level", "source", *(f"z_{level}" for level in LEVELS)]
+    scores = catalog.scores.read(columns, ds.field("run_id") == run_id)
+    flags = _flags(catalog, run_id)
+    outliers = [flag for flag in flags if flag.kind == "outlier"]
+    faults = [flag for flag in flags if flag.kind == "capture_fault"]
+    shown, shown_faults = outliers[:MOST_FLAGS], faults[:MOST_FAULTS]
+    # A run may be killed after it published its scores and before it wrote its metrics.
+    summary = metrics.get("summary", {})
+    return ReportData(
+        run_id=run_id,
+        started_at=datetime.fromisoformat(summary["started_at"])
+        if summary
+        else datetime.fromtimestamp((folder / runs.MINE).stat().st_mtime, UTC),
+        seconds=summary.get("seconds"),
+        command=metrics.get("command", "mine"),
+        inputs=tuple(metrics.get("inputs", ())),
+        settings=_settings(mined),
+        samples=scores.num_rows,
+        ingested=summary.get("ingested", 0),
+        skipped=summary.get("skipped", 0),
+        rejected=summary.get("rejected", 0),
+        outliers=len(outliers),
+        capture_faults=len(faults),
+        stages=_stages(metrics, scores.num_rows),
+        rejects=_rejects(catalog, run_id),
+        audits=tuple(read_audits(folder)),
+        scores=_score_histogram(scores),
+        levels=_levels(scores),
+        sources=_sources(scores),
+        flags=tuple(shown),
+        faults=tuple(shown_faults),
+        thumbnails=_thumbnails(catalog, mined.get("encoder"), [*shown, *shown_faults]),
+    )
+
+
+def _flags(catalog: Catalog, run_id: str) -> list[Flag]:
+    where = (ds.field("run_id") == run_id) & ds.field("rank").is_valid()
+    rows = catalog.scores.read(where=where).sort_by("rank").to_pylist()
+    return [arrow.flag_from_row(row) for row in rows]
+
+
+def _settings(mined: Mapping[str, Any]) -> dict[str, str]:
+    policy = mined.get("policy", {})
+    return {
+        "encoder": mined.get("encoder", ""),
+        "index snapshot": str(mined.get("snapshot", "")),
+        **{name.replace("_", " "): str(value) for name, value in policy.items()},
+    }
+
+
+def _stages(metrics: Mapping[str, Any], mined: int) -> tuple[Stage, ...]:
+    """Each job that did something; under ingest, what its workers spent their time on."""
+    counters = {"mined": mined, **metrics.get("counters", {})}
+    stages: list[Stage] = []
+    for job, seconds in metrics.get("seconds", {}).items():
+        images = counters.get(_STEPS.get(job, job), 0)
+        if not images:
+            continue
+        stages.append(Stage(job, images, seconds))
+        if job == "ingest":
+            stages += [
+                Stage(part, images, counters[f"{part}_us"] / 1e6, parallel=True)
+                for part in _PARTS
+                if counters.get(f"{part}_us")
+            ]
+    return tuple(stages)
+
+
+def _rejects(catalog: Catalog, run_id: str) -> tuple[Rejected, ...]:
+    table = catalog.rejects.read(["reason", "uri"], ds.field("run_id") == run_id)
+    rejected = []
+    for count in pc.value_counts(table["reason"]).to_pylist():
+        uris = table.filter(pc.equal(table["reason"], count["values"]))["uri"]
+        examples = tuple(uris.slice(0, _EXAMPLES).to_pylist())
+        rejected.append(Rejected(count["values"], count["counts"], examples))
+    return tuple(sorted(rejected, key=lambda entry: -entry.count))
+
+
+def _score_histogram(scores: pa.Table) -> Histogram:
+    outlier = pc.fill_null(pc.equal(scores["kind"], "outlier"), False).to_numpy()
+    values = scores["score"].to_numpy()
+    low, high = _bounds(values)
+    cut = float(values[outlier].min()) if outlier.any() else None
+    return Histogram.of(values, outlier, low=low, high=high, cut=cut)
+
+
+def _bounds(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """From 0 to 1 for a score that is a share, else from the least to the largest."""
+    if not len(values) or (values.min() >= 0 and values.max() <= 1):
+        return 0.0, 1.0
+    return float(values.min()), float(values.max())
+
+
+def _levels(scores: pa.Table) -> tuple[LevelSpread, ...]:
+    flagged = scores["rank"].is_valid().to_numpy()
+    strangest = scores.filter(pa.array(flagged))["level"].to_pylist()
+    low, high = _DEVIATIONS
+    return tuple(
+        LevelSpread(
+            level,
+            strangest.count(level),
+            Histogram.of(scores[f"z_{level}"].to_numpy(), flagged, low=low, high=high, bins=48),
+        )
+        for level in LEVELS
+    )
+
+
+def _sources(scores: pa.Table) -> tuple[Share, ...]:
+    """Samples and flags by source, most flags first; what is past the bound as one."""
+    counts = scores.group_by("source").aggregate([("source", "count"), ("rank", "count")])
+    shares = sorted(
+        (
+            Share(row["source"] or "(no source)", row["rank_count"], row["source_count"])
+            for row in counts.to_pylist()
+        ),
+        key=lambda share: (-share.flags, share.name),
+    )
+    shown, rest = shares[:MOST_SOURCES], shares[MOST_SOURCES:]
+    if rest:
+        flags, samples = sum(s.flags for s in rest), sum(s.samples for s in rest)
+        shown.append(Share(f"{len(rest):,} more sources", flags, samples))
+    return tuple(shown)
+
+
+def _thumbnails(catalog: Catalog, encoder: str | None, flags: Sequence[Flag]) -> dict[str, bytes]:
+    wanted = pa.array(sorted(_pictured(flags)), pa.string())
+    where = ds.field("sample_id").isin(wanted) & (ds.field("encoder") == encoder)
+    rows = catalog.samples.batches(["sample_id", "thumbnail"], where)
+    return {row["sample_id"]: row["thumbnail"] for batch in rows for row in batch.to_pylist()}
+
+
+def _pictured(flags: Iterable[Flag]) -> set[str]:
+    ids = set()
+    for flag in flags:
+        ids |= {flag.sample_id, *(near.sample_id for near in flag.nearest)}
+    return ids

@@ -1,0 +1,120 @@
+"""What a report shows, gathered and counted: `longtail.report.render` only lays it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.audit import Audit
+from schemas.records import Flag, Level
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of the run. `seconds` of wall time; or of work, summed over parallel workers."""
+
+    name: str
+    images: int
+    seconds: float
+    parallel: bool = False
+
+    @property
+    def per_second(self) -> float:
+        """Images a second; 0 where no time passed."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Inputs refused for one reason, and a few of their URIs."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Flags among the samples of a source."""
+
+    name: str
+    flags: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts in bins of equal width from `low` to `high`.
+
+    flagged: how many of each bin's count are flags. cut: where flags begin, if anywhere.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    flagged: tuple[int, ...]
+    cut: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        values: NDArray[np.floating],
+        flagged: NDArray[np.bool_],
+        *,
+        low: float,
+        high: float,
+        bins: int = 60,
+        cut: float | None = None,
+    ) -> Histogram:
+        """Counts (n,) values, flags where the (n,) mask says so; the end bins take the rest."""
+        edges = np.linspace(low, high, bins + 1)
+        inside = np.clip(values, low, high)
+        counts, _ = np.histogram(inside, edges)
+        hits, _ = np.histogram(inside[flagged], edges)
+        return cls(low, high, tuple(counts.tolist()), tuple(hits.tolist()), cut)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSpread:
+    """How samples deviate at one level (robust z), and for how many flags it is the strangest."""
+
+    level: Level
+    flags: int
+    deviation: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """All that one report tells.
+
+    seconds: how long the run took; None for one that was cut off after it had published.
+    settings: what was mined and by which policy, as text. samples: the pool that was mined.
+    flags, faults: the best outliers and capture faults, by rank; of `outliers` and
+    `capture_faults` in all. thumbnails: JPEG bytes by sample id, of those and their neighbours.
+    """
+
+    run_id: str
+    started_at: datetime
+    seconds: float | None
+    command: str
+    inputs: tuple[str, ...]
+    settings: Mapping[str, str]
+    samples: int
+    ingested: int
+    skipped: int
+    rejected: int
+    outliers: int
+    capture_faults: int
+    stages: tuple[Stage, ...]
+    rejects: tuple[Rejected, ...]
+    audits: tuple[Audit, ...]
+    scores: Histogram
+    levels: tuple[LevelSpread, ...]
+    sources: tuple[Share, ...]
+    flags: tuple[Flag, ...]
+    faults: tuple[Flag, ...]
+    thumbnails: Mapping[str, bytes]
