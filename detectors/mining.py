@@ -141,6 +141,7 @@ def mine(pool: Pool, policy: Policy) -> Findings:
             *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
             *usual.reasons(row),
         )
+        or (reasons.rank_reason(score, row, policy.level),)
         for row in flagged
     ]
     kinds = [*repeat(OUTLIER, len(outliers)), *repeat(CAPTURE_FAULT, len(faults))]

@@ -47,6 +47,14 @@ def level_reasons(z: Mapping[Level, Floats], row: int) -> list[str]:
     ]
 
 
+def rank_reason(score: Floats, row: int, level: Level) -> str:
+    """What can always be said of an outlier: "stranger than 98.2% of the pool, by its parts".
+
+    score: (n,) shares of the pool that are less strange.
+    """
+    return f"stranger than {_percent(score[row])} of the pool, by its {MEANING[level]}"
+
+
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
     """Says a mean distance to the k nearest samples that few others reach.
 

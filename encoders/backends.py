@@ -6,6 +6,7 @@ weights and the arithmetic are written once.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -82,6 +83,8 @@ def openvino_cpu(
     network: nn.Module, size: int, precision: Precision, threads: int, workers: int
 ) -> Run:
     """One compiled model for the process, a stream and an infer request for each calling thread."""
+    # Converting a model would report it to the vendor; without this package it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)

@@ -94,7 +94,9 @@ def record_audit(folder: Path, audit: Audit) -> None:
     path = folder / VALIDATION
     audits = json.loads(path.read_text()) if path.exists() else []
     audits = [entry for entry in audits if entry["suite"] != audit.suite]
-    path.write_text(json.dumps([*audits, audit.to_json()], indent=2) + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([*audits, audit.to_json()], indent=2) + "\n")
+    temporary.replace(path)
 
 
 def read_audits(folder: Path) -> list[Audit]:

@@ -50,7 +50,7 @@ class Runner:
             options["direct_running_mode"] = "multi_threading" if self.workers > 1 else "in_memory"
             options["direct_num_workers"] = self.workers
         options.update(self.options)
-        known = PipelineOptions().get_all_options()
+        known = PipelineOptions(flags=[]).get_all_options()
         for key in self.options:
             if key not in known:
                 raise SettingsError(f"runner_options: Beam knows no option {key!r}")

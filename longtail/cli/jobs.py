@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -99,7 +99,7 @@ def curate(
     name: Annotated[str, typer.Argument(help="The dataset; made on first use.")],
     workspace: WorkspaceOption = None,
     verdict: Annotated[
-        list[VerdictLabel] | None,
+        list[str] | None,
         typer.Option(help="A verdict to take, edge_case by default; may be repeated."),
     ] = None,
     top: Annotated[
@@ -113,7 +113,8 @@ def curate(
     Example: longtail curate -w my-workspace cracks
     """
     opened = open_workspace(workspace, assignments)
-    curated = opened.curate(name, verdict or ["edge_case"], top)
+    labels = cast("list[VerdictLabel]", verdict or ["edge_case"])  # curate checks them
+    curated = opened.curate(name, labels, top)
     if as_json:
         print_json(curated)
         return

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import datasets
+import pytest
+
+from longtail import Workspace, __version__
+from longtail.cli import app
+from longtail.cli.progress import line
+from longtail.runs import start
+from pipelines.progress import Progress
+from schemas.errors import RejectReason
+
+FLAG_FIELDS = {
+    *("rank", "kind", "sample_id", "uri", "source", "score", "p_value", "level", "group"),
+    *("reasons", "nearest", "run_id"),
+}
+SUMMARY_FIELDS = {
+    *("run_id", "started_at", "seconds", "ingested", "skipped", "rejected", "flagged"),
+}
+
+
+def test_every_command_has_a_sentence_an_example_and_help(longtail) -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.callback.__name__
+        lines = (command.callback.__doc__ or "").strip().splitlines()
+        assert lines[0].endswith("."), name
+        assert lines[-1].strip().startswith(f"Example: longtail {name}"), name
+        helped = longtail(name, "--help")
+        assert helped.code == 0
+        assert "Example:" in helped.out
+
+
+def test_help_imports_neither_torch_nor_beam() -> None:
+    code = (
+        "import sys; sys.argv = ['longtail', '--help']\n"
+        "from longtail.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'apache_beam', 'pyarrow', 'pandas', 'faiss'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "Commands" in ended.stdout
+
+
+def test_version(longtail) -> None:
+    assert longtail("--version").out == f"longtail {__version__}\n"
+
+
+def test_flags_as_json_are_the_contract(longtail, mined: Workspace) -> None:
+    flags = longtail("flags", "-w", mined.root, "--json").json
+    assert all(set(flag) == FLAG_FIELDS for flag in flags)
+    assert [flag["rank"] for flag in flags] == list(range(1, len(flags) + 1))
+    assert set(flags[0]["nearest"][0]) == {"sample_id", "uri", "distance"}
+    assert longtail("flags", "-w", mined.root, "--top", 3, "--json").json == flags[:3]
+    outliers = longtail("flags", "-w", mined.root, "--kind", "outlier", "--json").json
+    assert outliers == [flag for flag in flags if flag["kind"] == "outlier"]
+    run_id = flags[0]["run_id"]
+    assert longtail("flags", "-w", mined.root, "--run", run_id, "--json").json == flags
+
+
+def test_flags_as_a_table(longtail, mined: Workspace) -> None:
+    shown = longtail("flags", "-w", mined.root, "--top", 3).out
+    first = mined.flags()[0]
+    assert first.sample_id[:12] in shown
+    assert Path(first.uri).name in shown
+    assert first.reasons[0][:20] in shown
+
+
+def test_status_and_query_as_json(longtail, mined: Workspace, photographs: Path) -> None:
+    state = longtail("status", "-w", mined.root, "--json").json
+    assert set(state) == {
+        *("workspace", "encoder", "samples", "uris", "rejects", "flags", "runs", "index"),
+        "last_run",
+    }
+    assert set(state["index"]) == {"vectors", "segments", "snapshot"}
+    assert set(state["last_run"]) == SUMMARY_FIELDS
+
+    image = min(photographs.iterdir())
+    hits = longtail("query", "-w", mined.root, image, "-k", 2, "--json").json
+    assert [set(hit) for hit in hits] == [{"rank", "sample_id", "uri", "distance"}] * 2
+    assert Path(hits[0]["uri"]).name == image.name
+
+
+def test_the_workspace_is_found(
+    longtail, mined: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nowhere = longtail("status")
+    assert nowhere.code == 2
+    assert "the current folder holds no longtail.yaml" in nowhere.err
+    monkeypatch.setenv("LONGTAIL_WORKSPACE", str(mined.root))
+    assert longtail("status", "--json").json["samples"] == 90
+    monkeypatch.delenv("LONGTAIL_WORKSPACE")
+    monkeypatch.chdir(mined.root)
+    assert longtail("status", "--json").json["samples"] == 90
+
+
+def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
+    made = longtail("init", tmp_path / "w")
+    assert made.code == 0
+    assert f"longtail run -w {tmp_path / 'w'}" in made.out
+    assert longtail("init", tmp_path / "w").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["flags", "--kind", "strange"], "strange"),
+        (["flags", "--run", "20200101"], "no mining run '20200101'"),
+        (["query"], "either an image file or a sample id"),
+        (["query", "--id", "0123456789ab"], "no sample whose id starts with"),
+        (["verdict", "0123456789ab"], "'0123456789ab' is no verdict; end with one of edge_case"),
+        (["verdict", "edge_case"], "which sample is 'edge_case'?"),
+        (["run", "nowhere/"], "nowhere"),
+        (["mine", "--budget", "many"], "mining.budget is 'many'"),
+        (["mine", "--set", "mining.budgt=3"], "unknown setting 'mining.budgt'"),
+        (["mine", "--set", "budget"], "--set budget: write it as KEY=VALUE"),
+        (["mine", "--set", "encoder=vit-99"], "vit-99"),
+        (["mine", "--set", "runner=Abacus", "--budget", "7"], "runner is 'Abacus'"),
+        (["curate", "no/slash"], "'no/slash' cannot name a dataset"),
+        (["curate", "cracks", "--verdict", "nice"], "'nice' is no verdict; take some of edge_case"),
+        (["export", "nothing", "out"], "no dataset 'nothing'; there are: none"),
+        (["export", "nothing", "out", "--format", "coco"], "coco"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_code_2(
+    longtail, workspace: Workspace, arguments: list[str], message: str
+) -> None:
+    told = longtail(*arguments, "-w", workspace.root)
+    assert told.code == 2
+    assert message in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
+def test_debug_gives_the_traceback(workspace: Workspace) -> None:
+    command = [sys.executable, "-m", "longtail", "flags", "-w", str(workspace.root), "--run", "x"]
+    assert "Traceback" not in subprocess.run(command, capture_output=True, text=True).stderr
+    told = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+    assert told.returncode != 0
+    assert "Traceback" in told.stderr
+
+
+def test_another_run_holds_the_workspace(longtail, workspace: Workspace) -> None:
+    with start(workspace.catalog, command="run"):
+        told = longtail("mine", "-w", workspace.root)
+    assert told.code == 4
+    assert "another run holds" in told.err
+
+
+def test_a_failed_audit_exits_3_and_publishes_nothing(
+    longtail, empty: Workspace, make_broken: Callable[[Path], object], tmp_path: Path
+) -> None:
+    make_broken(tmp_path / "images")
+    told = longtail("run", "-w", empty.root, tmp_path / "images")
+    assert told.code == 3
+    assert "rejected_share" in told.err
+    assert longtail("status", "-w", empty.root, "--json").json["rejects"] == 0
+    validation = next((empty.root / "runs").glob("*/validation.json"))
+    assert json.loads(validation.read_text())[0]["success"] is False
+
+
+def test_500_images_with_20_broken_ones(
+    longtail,
+    empty: Workspace,
+    make_photographs: Callable[[Path, int], list[Path]],
+    make_broken: Callable[[Path], Mapping[str, RejectReason]],
+    tmp_path: Path,
+) -> None:
+    make_photographs(tmp_path / "images", 480)
+    reasons = make_broken(tmp_path / "images")
+    done = longtail("run", "-w", empty.root, tmp_path / "images", "--source", "line-3", "--json")
+    assert done.code == 0
+    assert set(done.json) == SUMMARY_FIELDS
+    assert (done.json["ingested"], done.json["rejected"]) == (480, 20)
+    rows = empty.catalog.rejects.read(["uri", "reason"]).to_pylist()
+    assert {Path(row["uri"]).name: row["reason"] for row in rows} == reasons
+
+
+def test_from_flag_to_dataset_and_back(longtail, workspace: Workspace, tmp_path: Path) -> None:
+    w = workspace.root
+    ids = [flag.sample_id for flag in workspace.flags()[:4]]
+    given = longtail("verdict", "-w", w, ids[0][:12], ids[1], "edge_case", "--tag", "crack")
+    assert given.out.startswith("2 recorded as edge_case")
+    longtail("verdict", "-w", w, ids[2], "edge_case", "--reviewer", "ada", "--note", "odd")
+    longtail("verdict", "-w", w, ids[2], "junk")  # the latest counts
+    assert workspace.verdicts.latest()[ids[2]].label == "junk"
+
+    curated = longtail("curate", "-w", w, "cracks", "--json").json
+    assert curated == {
+        **{"dataset": "cracks", "version": 0, "added": 2, "rejected": {}, "samples": 2},
+    }
+    assert longtail("curate", "-w", w, "cracks", "--json").json == {**curated, "added": 0}
+    more = longtail("curate", "-w", w, "cracks", "--top", 4, "--json").json
+    assert (more["version"], more["added"], more["samples"]) == (1, 1, 3)
+
+    exported = longtail("export", "-w", w, "cracks", tmp_path / "hf", "--format", "hf", "--json")
+    assert exported.json["samples"] == 3
+    rows = datasets.load_dataset(
+        str(tmp_path / "hf"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    by_id = {row["sample_id"]: row for row in rows}
+    assert set(by_id) == {ids[0], ids[1], ids[3]}
+    assert by_id[ids[0]]["tags"] == ["crack"]
+    assert by_id[ids[0]]["label"] == "edge_case"
+    assert by_id[ids[3]]["label"] is None
+    assert by_id[ids[0]]["image"].size == (300, 300)
+    assert by_id[ids[0]]["run_id"] == workspace.flags()[0].run_id
+    assert by_id[ids[0]]["uri"] == workspace.flags()[0].uri
+
+    old = longtail("export", "-w", w, "cracks", tmp_path / "old", "--version", 0, "--json").json
+    assert old["samples"] == 2
+    folder = longtail("export", "-w", w, "cracks", tmp_path / "if", "--format", "imagefolder")
+    assert folder.code == 0
+    assert len(list((tmp_path / "if" / "images").iterdir())) == 3
+    assert longtail("export", "-w", w, "cracks", tmp_path / "if").code == 2
+    assert (
+        "versions are 0 to 1"
+        in longtail(*("export", "-w", w, "cracks", tmp_path / "new", "--version", 9)).err
+    )
+
+
+def test_curate_refuses_what_is_no_longer_there(
+    longtail, empty: Workspace, photographs: Path, tmp_path: Path
+) -> None:
+    images = []
+    for name, path in zip("abcd", sorted(photographs.iterdir()), strict=False):
+        images.append(shutil.copy(path, tmp_path / f"{name}.png"))
+    shutil.copy(images[3], tmp_path / "second-name.png")
+    longtail("run", "-w", empty.root, *sorted(tmp_path.glob("*.png")))
+    ids = empty.catalog.samples.read(["uri", "sample_id"]).to_pylist()
+    longtail("verdict", "-w", empty.root, *(row["sample_id"] for row in ids), "edge_case")
+    Path(images[0]).unlink()
+    shutil.copy(images[2], images[1])
+    Path(images[3]).unlink()  # its other name still holds it
+
+    curated = longtail("curate", "-w", empty.root, "all", "--json").json
+
+    assert curated["rejected"] == {"unreadable": 1, "changed": 1}
+    assert curated["added"] == 2
+
+
+def test_doctor_finds_nothing_wrong(longtail, mined: Workspace) -> None:
+    checks = longtail("doctor", "-w", mined.root, "--json")
+    assert checks.code == 0
+    assert {check["name"] for check in checks.json} >= {"faiss", "encoder", "runner", "disk"}
+    assert all(check["ok"] for check in checks.json)
+
+
+def test_doctor_says_what_is_wrong(longtail, workspace: Workspace) -> None:
+    (workspace.root / "longtail.yaml").write_text("encoder: vit-99\n")
+    told = longtail("doctor", "-w", workspace.root)
+    assert told.code == 1
+    assert "BAD  encoder" in told.out
+    assert "vit-99" in told.out
+
+
+def test_progress_without_a_terminal_is_a_line() -> None:
+    progress = Progress(todo=100, done=40, rejected=2)
+    assert line("ingest", progress, 4.0) == "ingest: 40 of 100, 10/s, 2 rejected, 6 s left"
+    assert line("ingest", Progress(), 0.0) == "ingest: 0 of 0, 0/s"
+
+
+def test_killed_at_any_moment_and_run_again(
+    make_photographs: Callable[[Path, int], list[Path]], tmp_path: Path
+) -> None:
+    """Ten runs, each killed at another moment, end with the tables of one that was left alone."""
+    import numpy as np
+
+    make_photographs(tmp_path / "images", 48)
+
+    def command(root: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "longtail", "run", "-w", str(root)),
+            *(str(tmp_path / "images"), "--set", "batch_size=2", "--budget", "5"),
+        ]
+
+    whole = Workspace.create(tmp_path / "whole")
+    begun = time.monotonic()
+    subprocess.run(command(whole.root), check=True, capture_output=True)
+    duration = time.monotonic() - begun
+
+    killed = Workspace.create(tmp_path / "killed")
+    moments = np.random.default_rng(0).uniform(0.1, 1.0, 10) * duration
+    for moment in sorted(moments):
+        process = subprocess.Popen(
+            command(killed.root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+    ended = subprocess.run(command(killed.root), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+    assert contents(killed) == contents(whole)
+    assert killed.report() is not None
+    os.sync()
+
+
+def contents(workspace: Workspace) -> dict[str, list[dict[str, object]]]:
+    """The tables' rows without what differs from run to run, in an order of their own."""
+    catalog = workspace.catalog
+    tables = {
+        "samples": catalog.samples.read(),
+        "uris": catalog.uris.read(),
+        "rejects": catalog.rejects.read(),
+        "scores": catalog.scores.read(),
+    }
+    return {
+        name: sorted(
+            table.drop_columns(
+                [column for column in ("run_id", "ingested_at") if column in table.column_names]
+            ).to_pylist(),
+            key=lambda row: str(row["uri"]),
+        )
+        for name, table in tables.items()
+    }

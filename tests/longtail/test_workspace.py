@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from longtail import Workspace
+from schemas.arrow import matrix
+from schemas.errors import AuditError, NotFoundError, RejectReason, UsageError, WorkspaceError
+
+
+def versions(workspace: Workspace) -> list[int | None]:
+    catalog = workspace.catalog
+    tables = (catalog.samples, catalog.uris, catalog.rejects, catalog.scores)
+    return [table.version() for table in tables]
+
+
+def photograph(path: Path, value: int) -> Path:
+    """A new image, unlike any other."""
+    noise = np.random.default_rng(value).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def test_every_photograph_becomes_one_sample_with_three_levels(mined: Workspace) -> None:
+    samples = mined.catalog.samples.read()
+    assert samples.num_rows == len(set(samples["sample_id"].to_pylist())) == 90
+    assert set(samples["source"].to_pylist()) == {"line-3"}
+    assert set(samples["width"].to_pylist()) == {300}
+    for level in ("low", "mid", "high"):
+        vectors = matrix(samples[f"embedding_{level}"])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+def test_a_second_run_commits_nothing_and_reads_nothing(
+    mined: Workspace, workspace: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(30):
+        photograph(folder / f"{i}.png", i)
+    first = workspace.run([str(folder)])
+    assert first.ingested == 30
+    before = versions(workspace)
+    for path in folder.iterdir():
+        stat = path.stat()
+        path.write_bytes(b"x" * stat.st_size)  # whoever reads it now rejects it
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    again = workspace.run([str(folder)])
+
+    assert (again.ingested, again.skipped, again.rejected, again.flagged) == (0, 30, 0, 0)
+    assert versions(workspace) == before
+    assert workspace.status()["last_run"]["run_id"] == again.run_id
+
+
+def test_only_what_is_new_is_done(workspace: Workspace, tmp_path: Path) -> None:
+    for i in range(10):
+        photograph(tmp_path / f"{i}.png", i)
+    images = [str(tmp_path / f"{i}.png") for i in range(10)]
+
+    summary = workspace.run(images)
+
+    assert (summary.ingested, summary.skipped, summary.rejected) == (10, 0, 0)
+    assert workspace.status()["samples"] == 100
+    assert workspace.status()["index"] == {"vectors": 100, "segments": 2, "snapshot": 2}
+
+
+def test_a_content_under_another_name_adds_its_uri(
+    workspace: Workspace, photographs: Path, tmp_path: Path
+) -> None:
+    original = min(photographs.iterdir())
+    shutil.copy(original, tmp_path / "copy.png")
+    twice = [photograph(tmp_path / "a.png", 1), shutil.copy(tmp_path / "a.png", tmp_path / "b.png")]
+
+    summary = workspace.ingest([str(tmp_path / "copy.png"), *map(str, twice)])
+
+    assert (summary.ingested, summary.skipped) == (1, 2)
+    state = workspace.status()
+    assert (state["samples"], state["uris"]) == (91, 93)
+    assert workspace.ingest([str(tmp_path / "copy.png"), *map(str, twice)]).skipped == 3
+    assert workspace.status()["uris"] == 93
+
+
+def test_a_file_that_changed_is_a_new_sample(workspace: Workspace, tmp_path: Path) -> None:
+    image = photograph(tmp_path / "a.png", 1)
+    workspace.ingest([str(image)])
+    photograph(image, 2)
+    assert workspace.ingest([str(image)]).ingested == 1
+    assert workspace.status()["samples"] == 92
+
+
+def test_rejects_are_counted_kept_and_not_tried_again(
+    empty: Workspace,
+    make_broken: Callable[[Path], Mapping[str, RejectReason]],
+    photographs: Path,
+    tmp_path: Path,
+) -> None:
+    reasons = make_broken(tmp_path / "images")
+    for path in photographs.iterdir():
+        (tmp_path / "images" / path.name).symlink_to(path.resolve())
+
+    summary = empty.run([str(tmp_path / "images")])
+
+    assert (summary.ingested, summary.rejected) == (90, 20)
+    found = empty.catalog.rejects.read(["uri", "reason"]).to_pylist()
+    assert {Path(row["uri"]).name: row["reason"] for row in found} == reasons
+    assert empty.run([str(tmp_path / "images")]).skipped == 110
+
+    other_limits = {"limits": {"min_side": 1, "max_rejected_share": 1}}
+    assert Workspace(empty.root, other_limits).ingest([str(tmp_path / "images")]).rejected > 0
+
+
+def test_too_many_rejects_publish_nothing(
+    empty: Workspace, make_broken: Callable[[Path], object], tmp_path: Path
+) -> None:
+    make_broken(tmp_path / "images")
+    photograph(tmp_path / "images" / "good.png", 1)
+    with pytest.raises(AuditError, match=r"rejected_share.*0\.95"):
+        empty.run([str(tmp_path / "images")])
+    assert versions(empty) == [None] * 4
+    assert empty.status()["runs"] == 0
+
+
+def test_one_broken_image_alone_is_no_reason_to_stop(empty: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    summary = empty.run([str(tmp_path / "broken.png")])
+    assert (summary.ingested, summary.rejected) == (0, 1)
+    assert empty.flags() == []
+
+
+def test_flags_are_ranked_explained_and_have_normal_neighbours(mined: Workspace) -> None:
+    flags = mined.flags()
+    outliers = [flag for flag in flags if flag.kind == "outlier"]
+    assert [flag.rank for flag in flags] == list(range(1, len(flags) + 1))
+    assert len(outliers) == 10
+    assert sorted(outliers, key=lambda flag: -flag.score) == outliers
+    flagged = {flag.sample_id for flag in flags}
+    for flag in flags:
+        assert flag.reasons
+        assert flag.source == "line-3"
+        assert Path(flag.uri).exists()
+        assert len(flag.nearest) == 3
+        assert not flagged & {near.sample_id for near in flag.nearest}
+        distances = [near.distance for near in flag.nearest]
+        assert sorted(distances) == distances
+    assert mined.flags(top=3) == flags[:3]
+    assert mined.flags(kind="outlier") == outliers
+
+
+def test_another_policy_mines_again_and_old_runs_can_be_read(workspace: Workspace) -> None:
+    first = workspace.flags()[0].run_id
+    summary = Workspace(workspace.root, {"mining": {"budget": "5"}}).mine()
+    assert summary.flagged == len(workspace.flags())
+    assert len(workspace.flags(kind="outlier")) == 5
+    assert len(workspace.flags(first, kind="outlier")) == 10
+    with pytest.raises(NotFoundError, match="no mining run 'nonsense'; the newest is 20"):
+        workspace.flags("nonsense")
+
+
+def test_a_known_image_finds_itself_first(mined: Workspace, photographs: Path) -> None:
+    for path in sorted(photographs.iterdir())[:3]:
+        hits = mined.query(path, k=4).to_pylist()
+        assert Path(hits[0]["uri"]).name == path.name
+        assert hits[0]["distance"] == pytest.approx(0, abs=1e-4)
+        assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]
+        assert hits == mined.query(sample_id=hits[0]["sample_id"][:12], k=4).to_pylist()
+
+
+def test_a_changed_copy_finds_its_original(
+    mined: Workspace, photographs: Path, tmp_path: Path
+) -> None:
+    for path in sorted(photographs.iterdir())[:5]:
+        with Image.open(path) as image:
+            image.convert("RGB").resize((280, 280)).save(tmp_path / "copy.jpg", quality=90)
+        assert Path(mined.query(tmp_path / "copy.jpg", k=1)["uri"][0].as_py()).name == path.name
+
+
+def test_queries_that_cannot_be_answered(
+    mined: Workspace, empty: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(NotFoundError, match=r"gone\.jpg cannot be read: No such file"):
+        mined.query(tmp_path / "gone.jpg")
+    with pytest.raises(UsageError, match=r"notes\.txt is not an image to query by: not_an_image"):
+        mined.query(tmp_path / "notes.txt")
+    with pytest.raises(NotFoundError, match="no sample whose id starts with 'ffffffffffff'"):
+        mined.query(sample_id="ffffffffffff")
+    with pytest.raises(NotFoundError, match="'ab' is too short"):
+        mined.query(sample_id="ab")
+    with pytest.raises(UsageError, match="either an image file or a sample id"):
+        mined.query()
+    with pytest.raises(NotFoundError, match="no indexed samples"):
+        empty.query(sample_id="ffffffffffff")
+
+
+def test_status_counts(mined: Workspace) -> None:
+    state = mined.status()
+    assert (state["samples"], state["uris"], state["rejects"], state["runs"]) == (90, 90, 0, 1)
+    assert state["flags"] == len(mined.flags()) == state["last_run"]["flagged"]
+    assert state["index"] == {"vectors": 90, "segments": 1, "snapshot": 1}
+
+
+def test_no_workspace_and_two_of_them(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="make a workspace with 'longtail init"):
+        Workspace(tmp_path / "nowhere")
+    Workspace.create(tmp_path / "here")
+    with pytest.raises(WorkspaceError, match="exists already"):
+        Workspace.create(tmp_path / "here")
+    with pytest.raises(WorkspaceError, match="not a folder on this machine"):
+        Workspace.create("s3://bucket/prefix")
+
+
+def test_an_input_that_is_not_there_is_told_before_anything_runs(empty: Workspace) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        empty.run(["nowhere/"])
+    assert versions(empty) == [None] * 4
+
+
+def test_two_encoders_keep_apart(workspace: Workspace, photographs: Path) -> None:
+    other = Workspace(workspace.root, {"device": "cpu", "encoder": "efficientnet-lite2"})
+    assert other.status()["samples"] == 0
+    summary = other.run([str(photographs)])
+    assert summary.ingested == 90
+    assert other.status()["samples"] == workspace.status()["samples"] == 90
+    assert workspace.status()["uris"] == 90
+    assert {len(v) for v in other.catalog.samples.read()["embedding_high"].to_pylist()} == {
+        320,
+        352,
+    }
