@@ -22,7 +22,7 @@ from schemas.records import LEVELS, Flag
 
 MOST_FLAGS = 60
 MOST_FAULTS = 18
-MOST_SOURCES = 12
+MOST_SOURCES = 8
 """What bounds a report's size: about 2 MB with 4 thumbnails a flag."""
 
 _EXAMPLES = 3

@@ -45,6 +45,11 @@ class Share:
     flags: int
     samples: int
 
+    @property
+    def of_samples(self) -> float:
+        """The share of the source's samples that are flags, in [0, 1]."""
+        return self.flags / self.samples
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:

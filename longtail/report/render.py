@@ -27,8 +27,8 @@ def render(data: ReportData) -> str:
 
     Every text is escaped: URIs, sources and reasons come from the world.
     """
-    most_flags = max((share.flags for share in data.sources), default=0) or 1
-    return _environment().get_template("report.html.j2").render(data=data, most_flags=most_flags)
+    largest = max((share.of_samples for share in data.sources), default=0) or 1
+    return _environment().get_template("report.html.j2").render(data=data, largest_share=largest)
 
 
 @cache

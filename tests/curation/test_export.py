@@ -144,6 +144,7 @@ def test_an_empty_folder_is_taken(batches: list[pa.RecordBatch], tmp_path: Path)
     (tmp_path / "out").mkdir()
     export(batches, tmp_path / "out", "imagefolder")
     assert (tmp_path / "out" / "metadata.csv").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("format_", EXPORT_FORMATS)

@@ -250,7 +250,7 @@ def test_the_size_is_bounded(catalog: Catalog) -> None:
     assert (len(data.flags), data.outliers) == (MOST_FLAGS, 100)
     assert (len(data.faults), data.capture_faults) == (MOST_FAULTS, 50)
     assert len(data.thumbnails) == MOST_FLAGS + MOST_FAULTS + 3
-    assert [share.name for share in data.sources[MOST_SOURCES:]] == ["18 more sources"]
+    assert [share.name for share in data.sources[MOST_SOURCES:]] == ["22 more sources"]
     assert sum(share.samples for share in data.sources) == 300
     assert sum(share.flags for share in data.sources) == 150
     page = Page(render(data))
