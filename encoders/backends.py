@@ -27,7 +27,7 @@ Run = Callable[[Pixels], Vectors]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-CPU_BATCH = 8
+CPU_BATCH = 4
 """Images that a CPU takes at once: larger batches leave its caches and are slower."""
 
 

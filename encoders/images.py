@@ -76,7 +76,7 @@ class Limits:
 class DecodedImage:
     """pixels: uint8 (size, size, 3). width, height: upright, before resizing.
 
-    thumbnail: a JPEG of the whole image, at most 128 px on its longer side.
+    thumbnail: a JPEG of the whole image, at most 112 px on its longer side.
     """
 
     pixels: NDArray[np.uint8]

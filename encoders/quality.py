@@ -7,11 +7,11 @@ import math
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image
 
 from schemas.records import Quality
 
-THUMBNAIL_SIDE = 128
+THUMBNAIL_SIDE = 112  # half of the usual 224 pixels, which halves exactly
 _THUMBNAIL_QUALITY = 85
 
 _HASH_SIDE, _HASH_FREQUENCIES = 32, 8
@@ -48,10 +48,10 @@ def measure(image: Image.Image) -> Quality:
 
 
 def thumbnail(image: Image.Image, width: int, height: int) -> bytes:
-    """A JPEG of at most 128 px on its longer side, in the proportions of `width` and `height`."""
+    """A JPEG of at most 112 px on its longer side, in the proportions of `width` and `height`."""
     scale = min(1.0, THUMBNAIL_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
+    small = np.asarray(image.resize(size, Image.Resampling.BOX, reducing_gap=1.0))
     if small.ndim == 2:
         return bytes(
             simplejpeg.encode_jpeg(
@@ -70,12 +70,11 @@ def _sharpness(luma: NDArray[np.uint8]) -> float:
 
 
 def _saturation(image: Image.Image) -> float:
-    red, green, blue = image.split()
-    largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    smallest = ImageChops.darker(ImageChops.darker(red, green), blue)
-    high = np.asarray(largest, dtype=np.float32)
-    low = np.asarray(smallest, dtype=np.float32)
-    return float(1 - ((low + 1e-6) / (high + 1e-6)).mean())
+    """Over every other pixel of every other row: exact enough for a mean, and four times faster."""
+    red, green, blue = np.asarray(image)[::2, ::2].transpose(2, 0, 1)
+    high = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    low = np.minimum(np.minimum(red, green), blue)
+    return float(((high - low) / np.maximum(high, 1)).mean())
 
 
 def _perceptual_hash(luma: Image.Image) -> str:

@@ -124,7 +124,7 @@ def test_orientation_is_applied(kind: str, orientation: int) -> None:
     assert (image.width, image.height) == (640, 427)
     assert mean_difference(image.pixels, PHOTO) < 6
     with Image.open(io.BytesIO(image.thumbnail)) as thumbnail:
-        assert thumbnail.size == (128, 85)
+        assert thumbnail.size == (112, 75)
 
 
 def test_broken_exif_is_upright() -> None:
