@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+from pipelines.sources.storage import storable
 from schemas.records import ImageRef
 
 
@@ -16,7 +17,7 @@ def annotated(ref: ImageRef, row: Mapping[str, object]) -> ImageRef:
     An empty value says nothing. A `captured_at` that is no ISO 8601 time stays in the metadata
     as it was written; one without a time zone is taken as UTC.
     """
-    metadata = {str(name): _jsonable(value) for name, value in row.items()}
+    metadata = {storable(str(name)): _jsonable(value) for name, value in row.items()}
     metadata = {name: value for name, value in metadata.items() if value not in (None, "")}
     captured_at = _as_time(row.get("captured_at"))
     if captured_at is not None:
@@ -44,8 +45,10 @@ def _as_time(value: object) -> datetime | None:
 def _jsonable(value: object) -> object:
     """`value` as JSON can hold it; None for what it cannot (bytes, NaN, infinity)."""
     match value:
-        case None | bool() | int() | str():
+        case None | bool() | int():
             return value
+        case str():
+            return storable(value)
         case float():
             return value if math.isfinite(value) else None
         case bytes() | bytearray() | memoryview():
@@ -53,7 +56,7 @@ def _jsonable(value: object) -> object:
         case date():
             return value.isoformat()
         case Mapping():
-            return {str(name): _jsonable(item) for name, item in value.items()}
+            return {storable(str(name)): _jsonable(item) for name, item in value.items()}
         case list() | tuple():
             return [_jsonable(item) for item in value]
         case _:

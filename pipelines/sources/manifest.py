@@ -11,7 +11,7 @@ import functools
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -72,9 +72,16 @@ def read_rows(path: str) -> Iterator[Mapping[str, object]]:
         storage.open_binary(path), encoding="utf-8-sig", errors="replace", newline=""
     ) as lines:
         if storage.suffix(path) == ".csv":
-            yield from csv.DictReader(lines)
+            yield from _csv_rows(path, lines)
         else:
             yield from (_json_row(line) for line in lines if line.strip())
+
+
+def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[Mapping[str, object]]:
+    try:
+        yield from csv.DictReader(lines)
+    except csv.Error as error:
+        raise OSError(f"{path} is no CSV: {error}") from error
 
 
 def _json_row(line: str) -> Mapping[str, object]:
@@ -91,5 +98,6 @@ def _ref(manifest: str, source: str, numbered: tuple[int, Mapping[str, object]])
     uri = row.get("uri")
     if not isinstance(uri, str) or not uri.strip():
         return annotated(ImageRef(f"{manifest}#row {number}", source=source), columns)
-    located = locate(storage.absolute(uri.strip(), folder=manifest.rpartition("/")[0]))
+    path = storage.absolute(storage.storable(uri.strip()), folder=manifest.rpartition("/")[0])
+    located = locate(path)
     return annotated(replace(located, source=source), columns)

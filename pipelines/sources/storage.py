@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
@@ -56,6 +57,14 @@ def absolute(path: str, folder: str | None = None) -> str:
     return os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
 
 
+def storable(text: str) -> str:
+    """`text` as a table can hold it: what is not Unicode in a name from outside is escaped.
+
+    A file under such a name is refused when it is read.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def expand_braces(pattern: str) -> list[str]:
     """The names that a pattern stands for, as WebDataset and bash write them.
 
@@ -77,14 +86,9 @@ def expand_braces(pattern: str) -> list[str]:
 
 def stat(path: str) -> File | None:
     """The file at `path`, or None where there is none (a folder is not a file)."""
-    if not is_remote(path):
-        try:
-            found = os.stat(path)  # noqa: PTH116
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        is_file = os.path.isfile(path)  # noqa: PTH113
-        return File(path, found.st_size, found.st_mtime) if is_file else None
     with _as_os_error(path):
+        if not is_remote(path):
+            return _stat_local(path)
         if path.startswith("s3://"):
             return _stat_s3(path)
         filesystem = _filesystem(path)
@@ -158,6 +162,15 @@ def open_binary(path: str) -> BinaryIO:
         return file
 
 
+def _stat_local(path: str) -> File | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    is_file = S_ISREG(found.st_mode)
+    return File(path, found.st_size, found.st_mtime) if is_file else None
+
+
 def _walk_local(folder: str, depth: int | None = None) -> Iterator[File]:
     seen: set[tuple[int, int]] = set()  # linked folders may form a loop
     waiting = [(folder, 1)]
@@ -173,25 +186,26 @@ def _walk_local(folder: str, depth: int | None = None) -> Iterator[File]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_file():
-                        yield _listed(entry)
+                    file = _listed(entry)
+                    if file is not None:
+                        yield file
                     elif entry.is_dir() and (depth is None or level < depth):
                         waiting.append((entry.path, level + 1))
         except OSError:
-            yield File(_storable(current), -1, 0.0)
+            yield File(storable(current), -1, 0.0)
 
 
-def _listed(entry: os.DirEntry[str]) -> File:
+def _listed(entry: os.DirEntry[str]) -> File | None:
+    """The file of an entry, of size -1 if its link leads nowhere; None for anything but a file."""
     try:
-        status = entry.stat()
-    except OSError:  # gone since it was listed
-        return File(_storable(entry.path), -1, 0.0)
-    return File(_storable(entry.path), status.st_size, status.st_mtime)
-
-
-def _storable(path: str) -> str:
-    """A name that is not UTF-8 cannot be kept in a table: escaped, it is refused when read."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+        if entry.is_file():
+            status = entry.stat()
+            return File(storable(entry.path), status.st_size, status.st_mtime)
+        if entry.is_dir() or not entry.is_symlink():
+            return None
+    except OSError:  # a loop of links, or gone since it was listed
+        pass
+    return File(storable(entry.path), -1, 0.0)
 
 
 def _as_regex(parts: list[str]) -> str:

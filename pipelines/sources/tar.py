@@ -107,7 +107,7 @@ def _index(shard: storage.File) -> Mapping[str, ImageRef]:
 
 def _ref(path: str, member: tarfile.TarInfo, source: str) -> ImageRef:
     return ImageRef(
-        f"{path}#{member.name}",
+        storage.storable(f"{path}#{member.name}"),
         source=source,
         size=member.size,
         modified_at=float(member.mtime),

@@ -144,6 +144,18 @@ class TestFiles:
         (tmp_path / "real/loop").symlink_to(tmp_path / "in")
         assert [ref.uri for ref in listed([tmp_path / "in"])] == [f"{tmp_path}/in/link/a.png"]
 
+    def test_a_link_that_leads_nowhere_is_a_reject_and_hides_nothing(self, tmp_path: Path) -> None:
+        photo = write(tmp_path / "a.png", png(1))
+        (tmp_path / "broken.png").symlink_to("gone.png")
+        (tmp_path / "loop.png").symlink_to("loop.png")
+        os.mkfifo(tmp_path / "pipe.png")
+        good, *links = listed([tmp_path])
+        assert good.uri == str(photo)
+        assert [Path(ref.uri).name for ref in links] == ["broken.png", "loop.png"]
+        for ref in links:
+            with pytest.raises(ImageError, match="unreadable"):
+                read(ref)
+
     def test_a_folder_is_listed_one_file_at_a_time(self, tmp_path: Path) -> None:
         for name in ("a/1.png", "b/1.png"):
             write(tmp_path / name, png(1))
@@ -162,7 +174,7 @@ class TestFiles:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png")).write_bytes(png(2))
         bad, good = listed([tmp_path])
         assert read(good) == png(1)
-        assert bad.uri.endswith(r"bad\xff.png")
+        assert bad.uri.endswith(r"bad\udcff.png")
         with pytest.raises(ImageError, match="unreadable"):
             read(bad)
 
@@ -290,11 +302,15 @@ class TestManifest:
 
     def test_a_row_that_names_nothing_is_a_reject_and_not_an_end(self, tmp_path: Path) -> None:
         photo = write(tmp_path / "a.png", png(1))
-        manifest = write(tmp_path / "m.jsonl", f'{{"uri": "{photo}"}}\n{{oops\n{{"uri": "b.png"}}')
-        good, absent, broken = listed([manifest])
+        rows = [f'{{"uri": "{photo}"}}', "{oops", '{"uri": "b.png"}', "[]"]
+        rows += [r'{"uri": "nul\u0000.png"}', r'{"uri": "half\ud800.png", "source": "\ud800"}']
+        manifest = write(tmp_path / "m.jsonl", "\n".join(rows))
+        good, *bad = listed([manifest])
         assert read(good) == png(1)
-        assert broken.uri == f"{manifest}#row 2"
-        for ref in (absent, broken):
+        assert bad[0].uri == f"{tmp_path}/b.png"
+        assert f"{manifest}#row 2" in [ref.uri for ref in bad]
+        assert len(bad) == 5
+        for ref in bad:
             with pytest.raises(ImageError, match="unreadable"):
                 read(ref)
 
@@ -308,6 +324,11 @@ class TestManifest:
         for uri in uris[2:]:
             with pytest.raises(ImageError, match="unreadable"):
                 read(refs[uri])
+
+    def test_what_is_no_csv_is_said_at_once(self, tmp_path: Path) -> None:
+        manifest = write(tmp_path / "m.csv", "uri\n" + "x" * 200_000)
+        with pytest.raises(UsageError, match=r"m\.csv is no CSV"):
+            open_source([str(manifest)])
 
     def test_a_manifest_without_uris_is_said_at_once(self, tmp_path: Path) -> None:
         manifest = write(tmp_path / "m.csv", "path,label\na.png,1\n")
@@ -328,16 +349,19 @@ class TestTar:
                     "day.1/0002.cls": b"5",
                     "day.1/0002.json": b"{oops",
                     "day.1/0002.png": png(3),
+                    "day.1/caf\udce9.png": png(4),
                 }
             ),
         )
-        left, right, plain = listed([shard], "given")
+        left, right, plain, latin = listed([shard], "given")
         assert left.uri == f"{shard}#day.1/0001.left.png"
         assert (left.size, left.modified_at) == (len(png(1)), 1_700_000_000.0)
         assert left.captured_at == right.captured_at == datetime(2026, 5, 1, 12, tzinfo=UTC)
         assert (left.source, left.metadata) == ("cam-7", {"label": 3})
         assert (plain.source, plain.captured_at, plain.metadata) == ("given", None, {})
+        assert latin.uri.endswith(r"#day.1/caf\udce9.png")
         assert [read(ref) for ref in (left, right, plain)] == [png(1), png(2), png(3)]
+        assert read(locate(latin.uri)) == read(latin) == png(4)
 
     @pytest.mark.parametrize("given", ["shard-{000..011}.tar", "*.tar", ".", "shard-0{00..11}.tar"])
     def test_shards_are_found_by_braces_globs_and_folders(self, tmp_path: Path, given: str) -> None:
