@@ -8,7 +8,8 @@ import os
 import pickle
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +82,15 @@ def hf_parquet(path: Path, count: int, **columns: list[Any]) -> Path:
     data = datasets.Dataset.from_dict({"image": images, **columns}, features=features)
     data.to_parquet(path, batch_size=3)
     return path
+
+
+@pytest.fixture
+def in_new_york() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 class TestFiles:
@@ -178,6 +188,11 @@ class TestFiles:
         with pytest.raises(ImageError, match="unreadable"):
             read(bad)
 
+    def test_a_name_that_exists_is_no_pattern(self, tmp_path: Path) -> None:
+        photo = write(tmp_path / "{a,b} [1]/c*.png", png(1))
+        assert [ref.uri for ref in listed([photo.parent])] == [str(photo)]
+        assert [ref.uri for ref in listed([photo])] == [str(photo)]
+
     def test_an_empty_folder_has_nothing_new(self, tmp_path: Path) -> None:
         assert listed([tmp_path]) == []
 
@@ -268,6 +283,7 @@ class TestManifest:
         return path
 
     @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+    @pytest.mark.usefixtures("in_new_york")  # a time without a zone is UTC everywhere
     def test_every_form_says_the_same(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
     ) -> None:
