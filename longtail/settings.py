@@ -134,10 +134,10 @@ def load(workspace: Path, flags: Mapping[str, Any] | None = None) -> Settings:
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold 'key: value' lines, not a {type(content).__name__}")
-    unknown = set(_variables()) - {_PREFIX + key.upper() for key, *_ in _entries(Settings)}
+    known = [_PREFIX + key.upper() for key, *_ in _entries(Settings)]
+    unknown = set(_variables()).difference(known)
     if unknown:
-        name = min(unknown)
-        raise SettingsError(f"unknown variable {name}; 'longtail init --help' shows the settings")
+        raise SettingsError(f"unknown variable {min(unknown)}; known are {', '.join(known)}")
     try:
         return Settings(flags=dict(flags or {}), file=content)  # type: ignore[call-arg]
     except ValidationError as error:

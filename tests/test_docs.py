@@ -1,0 +1,69 @@
+"""The documentation is tested: its commands run, and no command is missing from it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from longtail import Workspace
+from longtail.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The lines of a page's shell blocks that call longtail, without their comments."""
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] == "longtail":
+                yield words[1:]
+
+
+def test_every_command_stands_in_the_table() -> None:
+    listed = re.findall(r"^\| `longtail (\w+)` \|", README, flags=re.MULTILINE)
+    registered = [command.callback.__name__ for command in app.registered_commands]  # type: ignore[union-attr]
+    assert sorted(listed) == sorted(registered)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (README, (ROOT / "ARCHITECTURE.md").read_text("utf-8")):
+        for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("## Where to change what")[2]
+    paths = re.findall(r"`([a-z_]+/[a-z_./]*)`", table)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_worked_example_works(
+    make_photographs: Callable[[Path, int], list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photographs = make_photographs(tmp_path / "photos", 40)
+    (tmp_path / "photo.jpg").symlink_to(photographs[0])
+    ran = set()
+    for words in commands(README):
+        if words[0] == "verdict":
+            first = Workspace("my-workspace").flags()[0].sample_id
+            words = [first[:12] if word == "3f2a9c01b7de" else word for word in words]
+        done = subprocess.run(
+            [sys.executable, "-m", "longtail", *words], capture_output=True, text=True
+        )
+        assert done.returncode == 0, (words, done.stderr)
+        ran.add(words[0])
+    assert {"init", "run", "flags", "query", "verdict", "curate", "export", "status"} <= ran
+    assert Workspace("my-workspace").export("cracks", "again")["samples"] == 1
