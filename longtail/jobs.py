@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from longtail import runs
 from longtail.runs import Run
 from longtail.settings import Settings
 from schemas.catalog import Catalog
+
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
 
 if TYPE_CHECKING:
     from curation.select import Selection
@@ -124,7 +128,9 @@ class Jobs:
         settings = self.settings
         runner = Runner(settings.runner, settings.worker_count, settings.runner_options)
         with run.timed(name), self.watch(name, progress.of(run.run_id)):
-            run.count(runner.run(build))
+            counters = runner.run(build)
+        _log.info("%s ended in %.1f s: %s", name, run.seconds[name], counters)
+        run.count(counters)
         progress.forget(run.run_id)
         for audit in publish.read_audits(run.folder):
             audit.require()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
             f"another run holds {catalog.root}; wait for it to end, or look at its log in "
             f"{catalog.runs}"
         ) from None
+    shutil.rmtree(catalog.scratch, ignore_errors=True)
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     run = Run(run_id, catalog.run(run_id), started, details)

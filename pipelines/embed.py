@@ -60,14 +60,15 @@ class EmbedOptions:
 
 def build(pipeline: beam.Pipeline, options: EmbedOptions) -> beam.PCollection:
     """Add the job to `pipeline`; its output is empty, its effect the commit."""
+    known = Shared()
     return (
         pipeline
         | "List" >> sources.open_source(options.inputs, options.source)
-        | "SkipKnown" >> beam.ParDo(SkipKnown(options))
+        | "SkipKnown" >> beam.ParDo(SkipKnown(options, known))
         # Batched before the shuffle: neighbours in a shard stay together, and it moves less.
         | "Batch" >> beam.BatchElements(options.batch_size, options.batch_size)
         | "Spread" >> beam.Reshuffle()
-        | "Embed" >> beam.ParDo(Embed(options))
+        | "Embed" >> beam.ParDo(Embed(options, known))
         | "Gather" >> beam.GroupBy(lambda _: None)
         | "Publish" >> beam.ParDo(Publish(options))
     )
@@ -76,14 +77,14 @@ def build(pipeline: beam.Pipeline, options: EmbedOptions) -> beam.PCollection:
 class SkipKnown(beam.DoFn):
     """Passes on the inputs that the workspace has not seen, in -> out: ImageRef."""
 
-    def __init__(self, options: EmbedOptions) -> None:
+    def __init__(self, options: EmbedOptions, known: Shared) -> None:
         self.options = options
-        self.shared = Shared()
+        self.shared_known = known
         self.listed = Metrics.counter("images", "listed")
         self.skipped = Metrics.counter("images", "skipped")
 
     def setup(self) -> None:
-        self.known = self.shared.acquire(lambda: _known(self.options))
+        self.known = self.shared_known.acquire(lambda: _known(self.options))
         self.progress = progress.of(self.options.run_id)
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
@@ -98,9 +99,9 @@ class SkipKnown(beam.DoFn):
 class Embed(beam.DoFn):
     """Reads, decodes and encodes batches of images; in: list of ImageRef, out: Staged files."""
 
-    def __init__(self, options: EmbedOptions) -> None:
+    def __init__(self, options: EmbedOptions, known: Shared) -> None:
         self.options = options
-        self.shared_known = Shared()
+        self.shared_known = known
         self.shared_encoder = Shared()
         self.clocks = {
             name: Metrics.counter("time", f"{name}_us") for name in ("read", "decode", "encode")
@@ -206,6 +207,7 @@ def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
                 table.unstage(file)
         elif files:
             table.commit(files, transaction=f"ingest-{run_id}")
+            table.vacuum()
     return (0, 0) if audit.failures else (rows(samples), rows(rejects))
 
 

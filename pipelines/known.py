@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from schemas.catalog import Catalog
 from schemas.records import ImageRef
 
+_STAMP = ("uri", "size", "modified_at")
 # A fault of the moment: worth another try in the next run.
 _TRY_AGAIN = ("unreadable",)
 
@@ -41,21 +46,14 @@ class Known:
 
     def __init__(self, catalog: Catalog, encoder_id: str, limits: str) -> None:
         samples = catalog.samples.read(["sample_id"], ds.field("encoder") == encoder_id)
-        sample_ids = samples["sample_id"].to_pylist()
-        self.samples = DigestSet(sample_ids)
-        embedded = set(sample_ids)
-        stamp = ["uri", "size", "modified_at"]
-        seen = catalog.uris.read([*stamp, "sample_id"]).to_pylist()
+        self.samples = DigestSet(_column(samples, "sample_id"))
+        seen = catalog.uris.read([*_STAMP, "sample_id"])
+        embedded = pc.is_in(seen["sample_id"], value_set=samples["sample_id"])
         refused = catalog.rejects.read(
-            stamp, (ds.field("limits") == limits) & ~ds.field("reason").isin(_TRY_AGAIN)
-        ).to_pylist()
-        self.inputs = DigestSet(
-            _stamp(row["uri"], row["size"], row["modified_at"])
-            for row in (*(row for row in seen if row["sample_id"] in embedded), *refused)
+            _STAMP, (ds.field("limits") == limits) & ~ds.field("reason").isin(_TRY_AGAIN)
         )
-        self.sightings = DigestSet(
-            _stamp(row["uri"], row["size"], row["modified_at"]) for row in seen
-        )
+        self.sightings = DigestSet(_stamps(seen))
+        self.inputs = DigestSet(chain(_stamps(seen.filter(embedded)), _stamps(refused)))
 
     def holds(self, ref: ImageRef) -> bool:
         """Whether this input needs no reading."""
@@ -64,6 +62,15 @@ class Known:
     def sighted(self, ref: ImageRef) -> bool:
         """Whether the URIs table has this input, if perhaps embedded by another encoder only."""
         return _stamp(ref.uri, ref.size, ref.modified_at) in self.sightings
+
+
+def _column(table: pa.Table, name: str) -> Iterator[Any]:
+    for chunk in table[name].chunks:
+        yield from chunk.to_pylist()
+
+
+def _stamps(table: pa.Table) -> Iterator[str]:
+    return map(_stamp, *(_column(table, name) for name in _STAMP))
 
 
 def _stamp(uri: str, size: int, modified_at: float) -> str:

@@ -103,6 +103,7 @@ class Score(beam.DoFn):
             scores.unstage(staged[0])
             return
         scores.commit(staged, transaction=f"mine-{options.run_id}")
+        scores.vacuum()
         self.flagged.inc(len(findings.flagged))
 
 
@@ -183,4 +184,4 @@ def _open(options: MineOptions) -> Snapshot:
 
 
 def _scratch(options: MineOptions) -> Path:
-    return options.catalog.run(options.run_id) / "neighbours"
+    return options.catalog.scratch / options.run_id

@@ -40,6 +40,11 @@ class Catalog:
         return self.root / ".lock"
 
     @property
+    def scratch(self) -> Path:
+        """What only the run in progress needs; the next run removes what it left."""
+        return self.root / ".scratch"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 
