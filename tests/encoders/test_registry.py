@@ -5,28 +5,19 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_sample_images
 
 from encoders.base import Encoder, Precision
-from encoders.registry import describe, load
+from encoders.registry import available, describe, load, load_patches, load_text
 from schemas.errors import EncoderError
 from schemas.records import LEVELS
 
-
-def photographs(n: int, size: int) -> np.ndarray:
-    """Uint8 (n, size, size, 3): squares cut from real photographs."""
-    rng = np.random.default_rng(0)
-    images = load_sample_images().images
-    rows = [images[i % len(images)] for i in range(n)]
-    corners = [(rng.integers(0, 427 - size), rng.integers(0, 640 - size)) for _ in range(n)]
-    return np.stack(
-        [r[y : y + size, x : x + size] for r, (y, x) in zip(rows, corners, strict=True)]
-    )
+Photographs = Callable[[int, int], np.ndarray]
 
 
 @pytest.fixture(scope="module", params=["efficientnet-lite0", "efficientnet-lite2"])
@@ -34,7 +25,9 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
     return load(request.param, device="cpu", workers=2)
 
 
-def test_embeddings_are_unit_vectors_of_the_described_lengths(encoder: Encoder) -> None:
+def test_embeddings_are_unit_vectors_of_the_described_lengths(
+    encoder: Encoder, photographs: Photographs
+) -> None:
     info = encoder.info
     embeddings = encoder.encode(photographs(3, info.preprocess.size))
     assert tuple(embeddings) == LEVELS
@@ -44,7 +37,7 @@ def test_embeddings_are_unit_vectors_of_the_described_lengths(encoder: Encoder) 
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_the_size_of_a_batch_does_not_matter(encoder: Encoder) -> None:
+def test_the_size_of_a_batch_does_not_matter(encoder: Encoder, photographs: Photographs) -> None:
     pixels = photographs(64, encoder.info.preprocess.size)
     together = encoder.encode(pixels)
     for level in LEVELS:
@@ -52,7 +45,7 @@ def test_the_size_of_a_batch_does_not_matter(encoder: Encoder) -> None:
         assert (alone * together[level]).sum(1).min() > 1 - 1e-3
 
 
-def test_threads_share_an_encoder(encoder: Encoder) -> None:
+def test_threads_share_an_encoder(encoder: Encoder, photographs: Photographs) -> None:
     pixels = photographs(40, encoder.info.preprocess.size)
     alone = encoder.encode(pixels)["high"]
     with ThreadPoolExecutor(2) as threads:
@@ -61,7 +54,9 @@ def test_threads_share_an_encoder(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_backends_agree(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
+def test_backends_agree(
+    monkeypatch: pytest.MonkeyPatch, photographs: Photographs, precision: Precision
+) -> None:
     pixels = photographs(8, 224)
     exact = load(device="cpu", precision="fp32").encode(pixels)
     here = load(device="cpu", precision=precision)
@@ -122,3 +117,33 @@ def test_pixels_of_another_shape_are_a_bug_told_plainly(encoder: Encoder) -> Non
     size = encoder.info.preprocess.size
     with pytest.raises(ValueError, match=rf"takes uint8 \(n, {size}, {size}, 3\), not uint8"):
         encoder.encode(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_what_is_available_says_how_to_get_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    lines = {line.name: line for line in available()}
+    default = lines["efficientnet-lite0"]
+    assert default.dimensions == {"low": 24, "mid": 112, "high": 320}
+    assert (default.licence, default.missing) == ("Apache-2.0", "")
+    assert lines["onnx:PATH"].missing == "pip install 'longtail[onnx]'"
+    with pytest.raises(EncoderError, match=r"'onnx:a.onnx'.*pip install 'longtail\[onnx\]'"):
+        describe("onnx:a.onnx")
+
+
+def test_patches_are_a_grid_of_unit_vectors(photographs: Photographs) -> None:
+    encoder = load_patches(device="cpu", workers=2)
+    pixels = photographs(3, 224)
+    patches = encoder.encode_patches(pixels)
+    assert patches.shape == (3, 14, 14, 152)
+    np.testing.assert_allclose(np.linalg.norm(patches, axis=-1), 1, atol=1e-5)
+    scratched = pixels.copy()
+    scratched[0, 96:128, 32:64] = 255
+    moved = np.linalg.norm(encoder.encode_patches(scratched)[0] - patches[0], axis=-1)
+    assert moved[5:9, 1:5].mean() > 5 * moved[:, 10:].mean()
+
+
+def test_an_encoder_without_patches_or_text_says_so() -> None:
+    with pytest.raises(EncoderError, match=r"'onnx:a' gives no patches"):
+        load_patches("onnx:a")
+    with pytest.raises(EncoderError, match=r"'efficientnet-lite0' embeds images only.*hf:openai/"):
+        load_text("efficientnet-lite0")

@@ -1,0 +1,119 @@
+"""Models that people export themselves: TorchScript and torch.export, with a YAML beside each."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from encoders.networks import Network, sha256_of_files
+from encoders.sidecar import Output, Sidecar, find_model
+from schemas.errors import EncoderError
+from schemas.records import Level
+
+
+def find_torchscript(target: str) -> Network:
+    """A file that `torch.jit.save` wrote, and the YAML beside it."""
+    return _network(target, _load_torchscript)
+
+
+def find_exported(target: str) -> Network:
+    """A `.pt2` that `torch.export.save` wrote, and the YAML beside it."""
+    return _network(target, _load_exported)
+
+
+class Chosen(nn.Module):
+    """A person's model, giving only the outputs that are levels.
+
+    batch: the number of images that the model was exported for, or None where any will do.
+    """
+
+    def __init__(self, model: nn.Module, outputs: Sequence[Output], batch: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = tuple(outputs)
+        self.batch = batch
+
+    def train(self, mode: bool = True) -> Chosen:
+        """Nothing: it was saved for inference, and an exported program refuses to change."""
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        given: Tensor | Sequence[Tensor] | Mapping[Output, Tensor] = self.model(x)
+        if isinstance(given, Tensor):
+            given = (given,)
+        return tuple(cast(Any, given)[output] for output in self.outputs)
+
+
+def _network(target: str, load: Callable[[Path], tuple[nn.Module, int | None]]) -> Network:
+    path, sidecar = find_model(target)
+
+    def build() -> nn.Module:
+        if not zipfile.is_zipfile(path):
+            raise EncoderError(f"model {target!r} cannot be loaded: it is no archive of torch")
+        try:
+            model, batch = load(path)
+        except (RuntimeError, ValueError, OSError, pickle.UnpicklingError) as error:
+            raise EncoderError(f"model {target!r} cannot be loaded: {error}") from error
+        return Chosen(model, [output for _, output in sidecar.outputs], batch)
+
+    return Network(
+        dimensions=_dimensions(build(), sidecar, target),
+        preprocess=sidecar.preprocess,
+        weights_sha256=sha256_of_files([path]),
+        build=build,
+    )
+
+
+def _dimensions(model: nn.Module, sidecar: Sidecar, target: str) -> dict[Level, int]:
+    """Found by running one black image: the file does not say."""
+    try:
+        with torch.inference_mode():
+            batch = getattr(model, "batch", None) or 1
+            levels = model(torch.zeros(batch, 3, sidecar.size, sidecar.size))
+    except (RuntimeError, LookupError, TypeError) as error:
+        raise EncoderError(f"model {target!r} does not fit its YAML: {error}") from error
+    named = zip(sidecar.outputs, levels, strict=True)
+    return {level: vector.shape[-1 if vector.ndim < 4 else 1] for (level, _), vector in named}
+
+
+def _load_torchscript(path: Path) -> tuple[nn.Module, None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+        return torch.jit.load(path, map_location="cpu"), None
+
+
+def _load_exported(path: Path) -> tuple[nn.Module, int | None]:
+    with _weights_only():
+        program = torch.export.load(path)
+    (images,) = program.graph_signature.user_inputs
+    shapes = {
+        node.name: node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.op == "placeholder"
+    }
+    batch = shapes[images][0]
+    return program.module(), batch if isinstance(batch, int) else None
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """`torch.export.load` unpickles where an archive asks for it; nothing here may."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,68 @@
+"""An encoder of one's own, in twenty lines, through `module:`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.registry import describe, load
+from schemas.errors import EncoderError
+
+MINE = """\
+import numpy as np
+from encoders.base import EncoderInfo, Preprocess, unit_norm
+
+
+class MeanColour:
+    info = EncoderInfo(
+        name="mean-colour",
+        dimensions={"low": 3, "high": 12},
+        preprocess=Preprocess(size=64, mean=(0, 0, 0), std=(1, 1, 1)),
+        backend="module",
+        precision="fp32",
+        weights_sha256="0" * 64,
+    )
+
+    def encode(self, pixels):
+        quarters = pixels.reshape(-1, 2, 32, 2, 32, 3).mean((2, 4)) + 1
+        whole = quarters.mean((1, 2))
+        return {"low": unit_norm(whole), "high": unit_norm(quarters.reshape(-1, 12))}
+
+
+ready = MeanColour()
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_encoders.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_encoders", raising=False)
+
+
+@pytest.mark.parametrize("attribute", ["MeanColour", "ready"])
+def test_a_class_or_an_object_is_an_encoder(attribute: str) -> None:
+    spec = f"module:my_encoders.{attribute}"
+    assert describe(spec).id.startswith("mean-colour-")
+    red = np.zeros((2, 64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    low = load(spec).encode(red)["low"]
+    np.testing.assert_allclose(low, [[1, 0, 0]] * 2, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("my_encoders.Missing", "has no attribute 'Missing'"),
+        ("no_such_package.Encoder", "No module named 'no_such_package'"),
+        ("nodot", "cannot be imported"),
+        ("my_encoders.number", "must have `info`"),
+    ],
+)
+def test_what_is_no_encoder_is_explained(target: str, complaint: str) -> None:
+    with pytest.raises(EncoderError, match=complaint):
+        load(f"module:{target}")

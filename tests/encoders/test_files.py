@@ -1,0 +1,219 @@
+"""TorchScript, torch.export and ONNX files with a YAML beside them: saved here, then a user's."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encoders.registry import describe, load
+from schemas.errors import EncoderError
+from schemas.records import LEVELS
+
+SIDECAR = """\
+size: 32
+mean: [0.5, 0.4, 0.3]
+std: [0.2, 0.2, 0.2]
+levels: {low: 0, mid: 1, high: 2}
+"""
+Photographs = Callable[[int, int], np.ndarray]
+
+
+def save_torchscript(model: nn.Module, folder: Path) -> str:
+    path = folder / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(model, torch.zeros(2, 3, 32, 32)), path)
+    return f"torchscript:{path}"
+
+
+def save_exported(model: nn.Module, folder: Path) -> str:
+    path = folder / "model.pt2"
+    batch = {0: torch.export.Dim("batch")}
+    torch.export.save(
+        torch.export.export(model, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=(batch,)), path
+    )
+    return f"export:{path}"
+
+
+def save_exported_for_four_images(model: nn.Module, folder: Path) -> str:
+    path = folder / "four.pt2"
+    torch.export.save(torch.export.export(model, (torch.zeros(4, 3, 32, 32),)), path)
+    return f"export:{path}"
+
+
+def save_onnx(model: nn.Module, folder: Path) -> str:
+    return _onnx(model, folder / "model.onnx", dynamic_shapes=({0: "batch"},))
+
+
+def save_onnx_for_one_image(model: nn.Module, folder: Path) -> str:
+    return _onnx(model, folder / "one.onnx", images=1)
+
+
+def _onnx(model: nn.Module, path: Path, images: int = 2, **options: object) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(
+            model,
+            (torch.zeros(images, 3, 32, 32),),
+            path,
+            output_names=["texture", "parts", "whole"],
+            verbose=False,
+            **options,
+        )
+    return f"onnx:{path}"
+
+
+KINDS = [
+    save_torchscript,
+    save_exported,
+    save_exported_for_four_images,
+    save_onnx,
+    save_onnx_for_one_image,
+]
+Save = Callable[[nn.Module, Path], str]
+
+
+def with_sidecar(spec: str, text: str = SIDECAR) -> str:
+    Path(spec.partition(":")[2]).with_suffix(".yaml").write_text(text)
+    return spec
+
+
+@pytest.mark.parametrize("save", KINDS)
+def test_a_saved_model_gives_its_levels(
+    save: Save,
+    small_model: nn.Module,
+    expected: dict[str, np.ndarray],
+    photographs: Photographs,
+    tmp_path: Path,
+) -> None:
+    spec = with_sidecar(save(small_model, tmp_path))
+    info = describe(spec, device="cpu")
+    assert info.dimensions == {"low": 4, "mid": 8, "high": 12}
+    assert info.preprocess.size == 32
+    precision = "auto" if spec.startswith("onnx") else "fp32"
+    encoder = load(spec, device="cpu", precision=precision)
+    embeddings = encoder.encode(photographs(5, 32))
+    for level in LEVELS:
+        np.testing.assert_allclose(embeddings[level], expected[level], atol=2e-5)
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_onnx])
+def test_the_name_of_the_folder_is_no_part_of_the_identity(
+    save: Save, small_model: nn.Module, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    spec = with_sidecar(save(small_model, tmp_path / "here"))
+    before = describe(spec, device="cpu")
+    elsewhere = (tmp_path / "here").rename(tmp_path / "elsewhere")
+    moved = f"{spec.partition(':')[0]}:{elsewhere / Path(spec).name}"
+    assert describe(moved, device="cpu").fingerprint == before.fingerprint
+    with_sidecar(moved, SIDECAR.replace("0.3", "0.31"))
+    assert describe(moved, device="cpu").fingerprint != before.fingerprint
+
+
+def test_one_level_is_enough_and_outputs_go_by_name(
+    small_model: nn.Module,
+    expected: dict[str, np.ndarray],
+    photographs: Photographs,
+    tmp_path: Path,
+) -> None:
+    spec = save_onnx(small_model, tmp_path)
+    with_sidecar(spec, SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{high: whole}"))
+    embeddings = load(spec, device="cpu").encode(photographs(5, 32))
+    assert set(embeddings) == {"high"}
+    np.testing.assert_allclose(embeddings["high"], expected["high"], atol=2e-5)
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
+def test_a_model_without_yaml_shows_one(save: Save, small_model: nn.Module, tmp_path: Path) -> None:
+    spec = save(small_model, tmp_path)
+    with pytest.raises(EncoderError, match=r"needs model.yaml beside it, such as:\nsize: 224\n"):
+        describe(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (SIDECAR + "sise: 3", "sise: Extra inputs are not permitted"),
+        (SIDECAR.replace("size: 32", "size: big"), "size: Input should be a valid integer"),
+        (SIDECAR.replace("high: 2", "top: 2"), "levels.top"),
+        (SIDECAR.replace(", high: 2", ""), "'high' is missing"),
+        ("- 1", "the file: Input should be a valid dictionary"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_a_wrong_yaml_is_explained(
+    text: str, complaint: str, small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save_torchscript(small_model, tmp_path), text)
+    with pytest.raises(EncoderError, match=complaint):
+        describe(spec)
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
+def test_a_level_that_the_model_lacks_is_an_error(
+    save: Save, small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save(small_model, tmp_path), SIDECAR.replace("high: 2", "high: 3"))
+    with pytest.raises(EncoderError, match="YAML"):
+        describe(spec)
+
+
+@pytest.mark.parametrize("name", ["torchscript:model.pt", "export:model.pt2", "onnx:model.onnx"])
+def test_a_file_of_something_else_is_an_error(name: str, tmp_path: Path) -> None:
+    family, _, file = name.partition(":")
+    (tmp_path / file).write_bytes(b"something else")
+    spec = with_sidecar(f"{family}:{tmp_path / file}")
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        describe(spec)
+    with pytest.raises(EncoderError, match=r"missing.pt' does not exist"):
+        describe(f"{family}:{tmp_path / 'missing.pt'}")
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def swapped(archive: Path, name: str, body: bytes) -> Path:
+    """A copy of an archive of torch.export in which one member is another."""
+    copy = archive.with_name(f"{Path(name).stem}-swapped.pt2")
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(copy, "w") as new:
+        members = {member: old.read(member) for member in old.namelist()}
+        (found,) = (member for member in members if member.endswith(name))
+        members[found] = body
+        for member, content in members.items():
+            if member.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            new.writestr(member, content)
+    return copy
+
+
+def test_no_pickle_is_opened(small_model: nn.Module, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    trap = io.BytesIO()
+    torch.save(Trap(sprung), trap)
+    archive = Path(save_exported(small_model, tmp_path).partition(":")[2])
+    (tmp_path / "trap.pt").write_bytes(trap.getvalue())
+    for spec in (
+        f"torchscript:{tmp_path / 'trap.pt'}",
+        f"export:{tmp_path / 'trap.pt'}",
+        f"export:{swapped(archive, 'sample_inputs/model.pt', trap.getvalue())}",
+        f"export:{swapped(archive, 'weights/weight_0', trap.getvalue())}",
+    ):
+        with pytest.raises(EncoderError, match="cannot be loaded"):
+            describe(with_sidecar(spec))
+    assert not sprung.exists()
