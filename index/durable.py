@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
+
+Mark = tuple[int, int]
+"""A file's size in bytes and the CRC-32 of its content."""
 
 
 def sync(path: Path) -> None:
@@ -22,3 +26,12 @@ def replace_text(path: Path, text: str) -> None:
     sync(staged)
     staged.replace(path)
     sync(path.parent)
+
+
+def mark(path: Path) -> Mark:
+    """Read the whole file and return its mark."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+        return file.tell(), checksum

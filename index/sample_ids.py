@@ -40,8 +40,12 @@ def find(digests: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> NDArray[np.
 class SampleIds(Sequence[str]):
     """The ids of all rows of a snapshot, as a sequence: `ids[row] -> sample_id`."""
 
-    def __init__(self, parts: Sequence[NDArray[np.bytes_]]) -> None:
+    def __init__(
+        self, parts: Sequence[NDArray[np.bytes_]], deleted: Sequence[Sequence[int]]
+    ) -> None:
+        """parts: each segment's ascending ids. deleted: its rows that are never to be found."""
         self._parts = list(parts)
+        self._deleted = [np.asarray(rows, dtype=np.int64) for rows in deleted]
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __len__(self) -> int:
@@ -64,18 +68,23 @@ class SampleIds(Sequence[str]):
 
     def take(self, rows: NDArray[np.int64]) -> list[str]:
         """The ids at `rows` (m,), each in [0, len(self))."""
+        return decode(self.digests(rows))
+
+    def digests(self, rows: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """As `take`, undecoded: (m,) of `ID_DTYPE`."""
         segment = np.searchsorted(self._starts, rows, side="right") - 1
         digests = np.empty(len(rows), dtype=ID_DTYPE)
         for number in np.unique(segment):
             inside = segment == number
             digests[inside] = self._parts[number][rows[inside] - self._starts[number]]
-        return decode(digests)
+        return digests
 
     def rows(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
-        """The row of each id, (m,) int64, -1 where the snapshot does not hold it."""
+        """The row of each sample, (m,) int64, -1 where it is not held or was forgotten."""
         wanted = encode(sample_ids)
         rows = np.full(len(wanted), -1, dtype=np.int64)
-        for part, start in zip(self._parts, self._starts, strict=False):
+        for part, deleted, start in zip(self._parts, self._deleted, self._starts, strict=False):
             at = find(part, wanted)
-            rows[at >= 0] = at[at >= 0] + start
+            live = (at >= 0) & ~np.isin(at, deleted)
+            rows[live] = at[live] + start
         return rows

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.sample_ids import SampleIds
-from index.segments import OpenSegment, Segment, check_unit
-from index.snapshots import Manifest
+from index.segments import Effort, OpenSegment, Segment, check_unit
+from index.snapshots import Choice, Manifest
 from schemas.errors import EncoderError
 
 SEARCH_BATCH = 4096
@@ -23,27 +22,31 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 class Snapshot:
     """One state of the index, for reading from any number of threads; later commits change nothing.
 
-    Rows number the snapshot's vectors from 0, segment after segment. They mean something only
-    within this snapshot: keep sample ids, not rows.
+    Rows number the snapshot's vectors from 0, segment after segment; rows of forgotten samples are
+    left out of every answer. Rows mean something only within this snapshot: keep sample ids.
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         """Map every segment; `IndexStore.open` is the way to get one."""
-        self.number = manifest.number
-        self.dimension = manifest.dimension
+        self.number: int = manifest.number
+        self.dimension: int = manifest.dimension
         self.segments: tuple[Segment, ...] = manifest.segments
-        self._open = [OpenSegment(root, segment) for segment in manifest.segments]
-        self.sample_ids = SampleIds([segment.ids for segment in self._open])
+        self.choice: Choice = manifest.choice
+        self.parts = [OpenSegment(root, segment) for segment in manifest.segments]
+        self.sample_ids = SampleIds(
+            [part.ids for part in self.parts], [segment.deleted for segment in self.segments]
+        )
         self._starts = np.cumsum([0, *(segment.vectors for segment in self.segments)])
 
     @property
     def vectors(self) -> int:
         """How many samples can be found."""
-        return int(self._starts[-1])
+        return sum(segment.live for segment in self.segments)
 
     def live_rows(self) -> NDArray[np.int64]:
         """The rows that hold a sample, ascending."""
-        return np.arange(self._starts[-1])
+        parts = zip(self.parts, self._starts, strict=False)
+        return np.concatenate([np.empty(0, np.int64), *(p.live_rows() + s for p, s in parts)])
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) float32 of `rows` (m,)."""
@@ -51,17 +54,37 @@ class Snapshot:
         segment_of = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(segment_of):
             inside = segment_of == number
-            vectors[inside] = self._open[number].read(rows[inside] - self._starts[number])
+            vectors[inside] = self.parts[number].read(rows[inside] - self._starts[number])
         return vectors
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        only: NDArray[np.int64] | None = None,
+        exact: bool = False,
+    ) -> Found:
         """The k nearest stored vectors of each query.
 
-        queries: (n, d) float32 of unit norm. Returns rows (n, k) int64, nearest first, and their
-        Euclidean distances (n, k) float32 in [0, 2], exactly 0 for an identical vector; where fewer
-        than k vectors are stored, rows are -1 and distances infinite. Raises EncoderError for
-        another dimension, ValueError for queries that are not of unit norm.
+        queries: (n, d) float32 of unit norm. only: rows to choose from; few are looked at one by
+        one, so that a rare filter loses nothing. exact: look at every vector, instead of what gives
+        the recall of `choice`. Returns rows (n, k) int64, nearest first, and their Euclidean
+        distances (n, k) float32 in [0, 2], exactly 0 for an identical vector; where fewer than k
+        vectors are found, rows are -1 and distances infinite. Raises EncoderError for another
+        dimension, ValueError for queries that are not of unit norm.
         """
+        return self.search_with(None if exact else self.choice.effort, queries, k, only=only)
+
+    def search_with(
+        self,
+        effort: Effort | None,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        only: NDArray[np.int64] | None = None,
+    ) -> Found:
+        """As `search`, with an effort of one's own, None for an exact answer."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise EncoderError(
@@ -71,26 +94,25 @@ class Snapshot:
         check_unit(queries)
         rows = [np.full((len(queries), k), -1, dtype=np.int64)]
         squared = [np.full((len(queries), k), np.inf, dtype=np.float32)]
-        for segment, start in zip(self._open, self._starts, strict=False):
-            inside, distances = segment.search(queries, k)
+        for part, start, end in zip(self.parts, self._starts, self._starts[1:], strict=False):
+            chosen = None if only is None else only[(only >= start) & (only < end)] - start
+            inside, distances = part.search(queries, k, effort, chosen)
             rows.append(np.where(inside < 0, -1, inside + start))
             squared.append(distances)
         return _nearest(np.concatenate(rows, axis=1), np.concatenate(squared, axis=1), k)
 
-    def neighbours(self, rows: NDArray[np.int64], k: int) -> Found:
+    def neighbours(self, rows: NDArray[np.int64], k: int, *, exact: bool = False) -> Found:
         """The k nearest of each stored vector, itself left out: as `search`, (len(rows), k)."""
-        found = [
-            _without_self(batch, *self.search(self.read(batch), k + 1))
-            for batch in _batches(rows, SEARCH_BATCH)
-        ]
-        if not found:
-            return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        return np.concatenate([r for r, _ in found]), np.concatenate([d for _, d in found])
+        return self.neighbours_with(None if exact else self.choice.effort, rows, k)
 
-
-def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    def neighbours_with(self, effort: Effort | None, rows: NDArray[np.int64], k: int) -> Found:
+        """As `neighbours`, with an effort of one's own, None for an exact answer."""
+        found = (np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32))
+        for start in range(0, len(rows), SEARCH_BATCH):
+            batch = slice(start, start + SEARCH_BATCH)
+            nearest = self.search_with(effort, self.read(rows[batch]), k + 1)
+            found[0][batch], found[1][batch] = _without_self(rows[batch], *nearest)
+        return found
 
 
 def _nearest(rows: NDArray[np.int64], squared: NDArray[np.float32], k: int) -> Found:

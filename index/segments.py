@@ -1,14 +1,17 @@
 """A segment: some samples' vectors and ids in files that are written once.
 
-`<name>.vectors.faiss` is a FAISS Flat index (L2), `<name>.ids.npy` the sample ids. Both are ordered
-by sample id and memory-mapped on reading, so that opening a segment reads a few hundred bytes.
+    <name>.ids.npy         sample ids, ascending; row numbers follow this order
+    <name>.vectors.faiss   the vectors: a FAISS Flat index (L2)
+    <name>.cells.faiss     a large segment's IVF index of the same rows
+
+All are memory-mapped on reading, so that opening a segment reads a few kilobytes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,11 +20,16 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.durable import sync
+from index.durable import Mark, mark, sync
+from index.factory import TrainedIndex
+from index.gpu import on_cpu, on_gpus
 from index.sample_ids import ID_DTYPE, encode
 from schemas.errors import CorruptionError
 
 REMEDY = "run 'longtail index rebuild'"
+
+RARE_ROWS = 20_000
+"""A filter that leaves this many rows or fewer is answered exactly: looking at each is fast."""
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 an embedding's norm may be; half-precision encoders stay well within."""
@@ -29,15 +37,39 @@ UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a snapshot says of a segment. `files` gives each file's name and size in bytes."""
+    """What a snapshot says of a segment.
+
+    vectors: rows in its files. kind: `Flat`, or the factory string of its IVF index. files: each
+    file's mark by name. deleted: rows that no longer count, ascending.
+    """
 
     name: str
     vectors: int
     dimension: int
-    files: Mapping[str, int]
+    kind: str
+    files: Mapping[str, Mark]
+    deleted: tuple[int, ...] = ()
+
+    @property
+    def live(self) -> int:
+        """How many samples can be found in it."""
+        return self.vectors - len(self.deleted)
 
 
-def write_segment(folder: Path, sample_ids: Sequence[str], vectors: NDArray[np.float32]) -> Segment:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard to search an IVF index: cells probed, and candidates re-ranked for each answer."""
+
+    probes: int = 1
+    overfetch: int = 1
+
+
+def write_segment(
+    folder: Path,
+    sample_ids: Sequence[str],
+    vectors: NDArray[np.float32],
+    trained: TrainedIndex | None = None,
+) -> Segment:
     """Write a segment that no snapshot names yet; safe beside any number of other writers.
 
     sample_ids: n distinct ids, n > 0. vectors: (n, d) float32, finite, of unit L2 norm.
@@ -51,19 +83,36 @@ def write_segment(folder: Path, sample_ids: Sequence[str], vectors: NDArray[np.f
     digests = digests[order]
     if (digests[1:] == digests[:-1]).any():
         raise ValueError("a segment holds each sample once, got a sample_id twice")
+    return write_sorted(folder, digests, np.asarray(vectors[order], dtype=np.float32), trained)
 
+
+def write_sorted(
+    folder: Path,
+    digests: NDArray[np.bytes_],
+    vectors: NDArray[np.float32],
+    trained: TrainedIndex | None = None,
+) -> Segment:
+    """As `write_segment`, of checked vectors in the order of their distinct digests."""
     name = f"segment-{uuid4().hex}"
-    ids_path = folder / f"{name}.ids.npy"
-    vectors_path = folder / f"{name}.vectors.faiss"
-    np.save(ids_path, digests, allow_pickle=False)
+    paths = [folder / f"{name}.ids.npy", folder / f"{name}.vectors.faiss"]
+    np.save(paths[0], digests, allow_pickle=False)
     flat = faiss.IndexFlatL2(vectors.shape[1])
-    flat.add(np.ascontiguousarray(vectors[order], dtype=np.float32))
-    faiss.write_index(flat, os.fspath(vectors_path))
-    files = {}
-    for path in (ids_path, vectors_path):
+    flat.add(vectors)
+    faiss.write_index(flat, os.fspath(paths[1]))
+    if trained is not None:
+        paths.append(folder / f"{name}.cells.faiss")
+        cells = on_gpus(faiss.clone_index(trained.index))
+        cells.add(vectors)
+        faiss.write_index(on_cpu(cells), os.fspath(paths[2]))
+    for path in paths:
         sync(path)
-        files[path.name] = path.stat().st_size
-    return Segment(name, len(digests), vectors.shape[1], files)
+    return Segment(
+        name=name,
+        vectors=len(vectors),
+        dimension=vectors.shape[1],
+        kind=trained.factory if trained else "Flat",
+        files={path.name: mark(path) for path in paths},
+    )
 
 
 def check_unit(vectors: NDArray[np.float32]) -> None:
@@ -83,37 +132,91 @@ class OpenSegment:
         A missing file is a FileNotFoundError: it may have been swept after a compaction.
         """
         self.segment = segment
-        for name, size in segment.files.items():
+        for name, (size, _) in segment.files.items():
             found = (folder / name).stat().st_size
             if found != size:
                 raise CorruptionError(
                     f"{folder / name} has {found} bytes, the index wrote {size}; {REMEDY}"
                 )
-        self.ids = _map_ids(folder / f"{segment.name}.ids.npy", segment)
-        self._flat: Any = _map_vectors(folder / f"{segment.name}.vectors.faiss", segment)
+        self.ids = map_ids(folder, segment)
+        self._flat = _map_index(folder / f"{segment.name}.vectors.faiss", segment, faiss.IndexFlat)
+        self._cells: Any = None
+        if segment.kind != "Flat":
+            path = folder / f"{segment.name}.cells.faiss"
+            self._cells = _map_index(path, segment, faiss.IndexIVF)
+        self._live: NDArray[np.bool_] | None = None
+        if segment.deleted:
+            self._live = np.ones(segment.vectors, dtype=bool)
+            self._live[list(segment.deleted)] = False
+
+    def live_rows(self) -> NDArray[np.int64]:
+        """The rows that count, ascending."""
+        return np.arange(self.segment.vectors) if self._live is None else np.flatnonzero(self._live)
 
     def search(
-        self, queries: NDArray[np.float32], k: int
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        effort: Effort | None,
+        only: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The nearest k of this segment: its rows (n, k), -1 padded, and squared distances."""
-        k = min(k, self.segment.vectors)
-        _, rows = self._flat.search(queries, k)
-        # FAISS expands the square for batches, and cancellation leaves 1e-7 where it should be 0.
-        squared = np.empty(rows.shape, dtype=np.float32)
-        self._flat.compute_distance_subset(
-            len(queries), faiss.swig_ptr(queries), k, faiss.swig_ptr(squared), faiss.swig_ptr(rows)
-        )
-        return rows, squared
+        """The nearest live rows: (n, at most k), -1 padded, in no order; and squared distances.
+
+        effort: how hard to look, None to look at every vector. only: rows to choose from.
+        """
+        allowed = self._live
+        if only is not None:
+            allowed = np.zeros(self.segment.vectors, dtype=bool)
+            allowed[only] = True
+            allowed &= True if self._live is None else self._live
+            effort = self._widened(effort, int(allowed.sum()))
+        selector = {} if allowed is None else {"sel": _selector(allowed)}
+        if self._cells is None or effort is None:
+            k = min(k, self.segment.vectors)
+            _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
+        else:
+            k = min(k * effort.overfetch, self.segment.vectors)
+            parameters = faiss.SearchParametersIVF(nprobe=effort.probes, **selector)
+            _, rows = self._cells.search(queries, k, params=parameters)
+        return rows, self._squared_distances(queries, rows)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) of `rows` (m,) of this segment."""
         return np.asarray(self._flat.reconstruct_batch(rows), dtype=np.float32)
 
+    def _widened(self, effort: Effort | None, chosen: int) -> Effort | None:
+        """Probe as many candidates as without a filter; None, all, where those are few anyway."""
+        if effort is None or self._cells is None or chosen <= RARE_ROWS:
+            return None
+        probes = effort.probes * self.segment.live // chosen
+        return replace(effort, probes=probes) if 2 * probes < self._cells.nlist else None
 
-def _map_ids(path: Path, segment: Segment) -> NDArray[np.bytes_]:
+    def _squared_distances(
+        self, queries: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Exact ones: FAISS's own come from codes, or from an expanded square that leaves 1e-7."""
+        squared = np.empty(rows.shape, dtype=np.float32)
+        self._flat.compute_distance_subset(
+            len(queries),
+            faiss.swig_ptr(queries),
+            rows.shape[1],
+            faiss.swig_ptr(squared),
+            faiss.swig_ptr(rows),
+        )
+        squared[rows < 0] = np.inf
+        return squared
+
+
+def _selector(allowed: NDArray[np.bool_]) -> faiss.IDSelector:
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def map_ids(folder: Path, segment: Segment) -> NDArray[np.bytes_]:
+    """The digests of a segment's samples, (n,), ascending. Raises as `OpenSegment`."""
+    path = folder / f"{segment.name}.ids.npy"
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise CorruptionError(f"{path} holds no sample ids; {REMEDY}") from error
     if ids.dtype != ID_DTYPE or ids.shape != (segment.vectors,):
         raise CorruptionError(
@@ -122,17 +225,18 @@ def _map_ids(path: Path, segment: Segment) -> NDArray[np.bytes_]:
     return np.asarray(ids)
 
 
-def _map_vectors(path: Path, segment: Segment) -> faiss.IndexFlat:
+def _map_index(path: Path, segment: Segment, kind: Any) -> Any:
     try:
-        flat = faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
+        index = faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
+        path.stat()
         raise CorruptionError(f"{path} is not a FAISS file; {REMEDY}") from error
-    if not isinstance(flat, faiss.IndexFlat) or (flat.ntotal, flat.d) != (
+    if not isinstance(index, kind) or (index.ntotal, index.d) != (
         segment.vectors,
         segment.dimension,
     ):
         raise CorruptionError(
-            f"{path} holds {flat.ntotal} x {flat.d} vectors in a {type(flat).__name__}, expected "
-            f"{segment.vectors} x {segment.dimension} in a Flat index; {REMEDY}"
+            f"{path} holds {index.ntotal} x {index.d} vectors in {type(index).__name__}, expected "
+            f"{segment.vectors} x {segment.dimension} in {kind.__name__}; {REMEDY}"
         )
-    return flat
+    return index

@@ -7,32 +7,105 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from index.durable import replace_text
-from index.segments import REMEDY, Segment
-from schemas.errors import CorruptionError
+from index.sample_ids import find
+from index.segments import REMEDY, Effort, Segment, map_ids
+from schemas.errors import CorruptionError, EncoderError
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Which index was chosen and how well it answers.
+
+    factory: FAISS factory string. effort: what searches spend. recall: share of the true `k`
+    nearest that it finds, in [0, 1], measured on `queries` held-out vectors against exact search.
+    """
+
+    factory: str = "Flat"
+    effort: Effort = field(default_factory=Effort)
+    recall: float = 1.0
+    k: int = 10
+    queries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The file of a trained, empty index, and the factory string that it came from."""
+
+    factory: str
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of a snapshot file. `number` counts from 1; rows follow the order of segments."""
+    """The content of a snapshot file. `number` counts from 1; rows follow the order of segments.
+
+    trained: the quantizer that large segments share, if any.
+    """
 
     number: int
     dimension: int
     segments: tuple[Segment, ...]
+    choice: Choice = field(default_factory=Choice)
+    trained: Trained | None = None
 
     @property
     def file_name(self) -> str:
-        return f"snapshot-{self.number}.json"
+        return snapshot_name(self.number)
 
     @property
     def files(self) -> frozenset[str]:
-        """Every file that a reader of this snapshot needs."""
-        return frozenset({self.file_name}.union(*(segment.files for segment in self.segments)))
+        """Every file that a reader or writer of this snapshot needs."""
+        shared = [self.trained.file_name] if self.trained else []
+        segments = (segment.files for segment in self.segments)
+        return frozenset({self.file_name, *shared}.union(*segments))
+
+
+def first(segments: Sequence[Segment], *, number: int) -> Manifest:
+    """What stands before the first commit of `segments`: nothing, of their dimension."""
+    if not segments:
+        raise ValueError("an index starts with a segment, got none")
+    return Manifest(number, segments[0].dimension, ())
+
+
+def extended(root: Path, manifest: Manifest, segments: Sequence[Segment]) -> Manifest:
+    """`manifest` plus those of `segments` that it lacks; the newest vector of a sample counts.
+
+    Raises EncoderError for vectors of another dimension.
+    """
+    known = {segment.name for segment in manifest.segments}
+    for segment in segments:
+        if segment.name in known:
+            continue
+        if segment.dimension != manifest.dimension:
+            raise EncoderError(
+                f"the new vectors have {segment.dimension} dimensions, the index holds "
+                f"{manifest.dimension}; {REMEDY}"
+            )
+        manifest = without(root, manifest, map_ids(root, segment))
+        manifest = replace(manifest, segments=(*manifest.segments, segment))
+    return manifest
+
+
+def without(root: Path, manifest: Manifest, digests: NDArray[np.bytes_]) -> Manifest:
+    """`manifest` without these samples; a segment that has none left is dropped."""
+    kept = []
+    for segment in manifest.segments:
+        rows = find(map_ids(root, segment), digests)
+        gone = np.union1d(segment.deleted, rows[rows >= 0]).astype(int)
+        if len(gone) < segment.vectors:
+            kept.append(replace(segment, deleted=tuple(gone.tolist())))
+    return replace(manifest, segments=tuple(kept))
 
 
 def read_current(root: Path) -> Manifest | None:
@@ -60,10 +133,18 @@ def read_manifest(path: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("unknown format")
-        segments = tuple(Segment(**segment) for segment in content.pop("segments"))
-        return Manifest(segments=segments, **content)
+        content["segments"] = tuple(_segment(**segment) for segment in content["segments"])
+        content["choice"]["effort"] = Effort(**content["choice"]["effort"])
+        content["choice"] = Choice(**content["choice"])
+        content["trained"] = content["trained"] and Trained(**content["trained"])
+        return Manifest(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptionError(f"{path} is not a snapshot of an index; {REMEDY}") from error
+
+
+def _segment(files: dict[str, list[int]], deleted: list[int], **rest: Any) -> Segment:
+    marks = {name: (size, checksum) for name, (size, checksum) in files.items()}
+    return Segment(files=marks, deleted=tuple(deleted), **rest)
 
 
 def publish(root: Path, manifest: Manifest) -> None:
@@ -71,3 +152,18 @@ def publish(root: Path, manifest: Manifest) -> None:
     content = {"format": FORMAT, **asdict(manifest)}
     replace_text(root / manifest.file_name, json.dumps(content, indent=1) + "\n")
     replace_text(root / "CURRENT", manifest.file_name + "\n")
+
+
+def snapshot_name(number: int) -> str:
+    return f"snapshot-{number}.json"
+
+
+def snapshot_numbers(root: Path) -> list[int]:
+    """The numbers of all snapshot files, published or not, readable or not, ascending."""
+    stems = (path.stem.removeprefix("snapshot-") for path in root.glob("snapshot-*.json"))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def last_number(root: Path) -> int:
+    """The largest of `snapshot_numbers`, 0 without any."""
+    return max(snapshot_numbers(root), default=0)
