@@ -29,6 +29,9 @@ vector is rewritten a logarithmic number of times (as in log-structured merge tr
 DELETED_SHARE = 0.2
 """A segment with more forgotten rows than this is rewritten whatever its size."""
 
+MANY = 16
+"""Each segment adds to every search: with more of them a compaction is due."""
+
 OUTGROWN = 4
 """The quantizer is trained anew once the cells that suit are this many times those it has."""
 
@@ -40,18 +43,17 @@ def compacted(
 
     forgotten: whether to rewrite every segment that holds a forgotten sample.
     """
-    factory = policy.choose(sum(s.live for s in manifest.segments), manifest.dimension)
-    trained = load_trained(root, manifest.trained) if manifest.trained else None
-    anew = not _suits(trained, factory, manifest.dimension)
+    anew = not _suits(manifest, policy)
     old = list(manifest.segments) if anew else _worth_merging(manifest.segments)
     old += [s for s in manifest.segments if forgotten and s.deleted and s not in old]
     if not old:
         return manifest
     before = Snapshot(root, manifest)
     if anew:
-        trained = None if factory == "Flat" else _train(before, factory)
-        saved = None if trained is None else _save(root, trained)
-        manifest = replace(manifest, trained=saved)
+        trained = _train(before, _factory(manifest, policy))
+        manifest = replace(manifest, trained=_save(root, trained) if trained else None)
+    else:
+        trained = load_trained(root, manifest.trained) if manifest.trained else None
     parts = [part for part in before.parts if part.segment in old]
     new = _merge(root, parts, trained, policy.flat_rows)
     kept = tuple(segment for segment in manifest.segments if segment not in old)
@@ -62,6 +64,11 @@ def compacted(
     return replace(
         manifest, choice=measured(snapshot, trained.factory, trained.cells, policy.recall)
     )
+
+
+def due(root: Path, manifest: Manifest, policy: Policy) -> bool:
+    """Whether there are many segments, or another index would suit by now."""
+    return len(manifest.segments) > MANY or not _suits(manifest, policy)
 
 
 def rebased(root: Path, before: Manifest, after: Manifest, current: Manifest) -> Manifest:
@@ -83,14 +90,19 @@ def rebased(root: Path, before: Manifest, after: Manifest, current: Manifest) ->
     return replace(new, segments=kept + new.segments)
 
 
-def _suits(trained: TrainedIndex | None, factory: str, dimension: int) -> bool:
-    """Whether segments may go on sharing `trained` where `factory` would be chosen today."""
-    if trained is None or factory == "Flat":
-        return trained is None and factory == "Flat"
-    if trained.factory.partition(",")[2] != factory.partition(",")[2]:
+def _factory(manifest: Manifest, policy: Policy) -> str:
+    return policy.choose(sum(s.live for s in manifest.segments), manifest.dimension)
+
+
+def _suits(manifest: Manifest, policy: Policy) -> bool:
+    """Whether segments may go on sharing the quantizer that they have, or go without."""
+    now, wanted = manifest.trained, _factory(manifest, policy)
+    if now is None or wanted == "Flat":
+        return now is None and wanted == "Flat"
+    if now.factory.partition(",")[2] != wanted.partition(",")[2]:
         return False
-    wanted: int = empty(factory, dimension).nlist
-    return trained.cells < wanted * OUTGROWN and wanted < trained.cells * OUTGROWN
+    cells, wanted_cells = (empty(f, manifest.dimension).nlist for f in (now.factory, wanted))
+    return bool(cells < wanted_cells * OUTGROWN and wanted_cells < cells * OUTGROWN)
 
 
 def _worth_merging(segments: Sequence[Segment]) -> list[Segment]:
@@ -113,8 +125,10 @@ def _worth_merging(segments: Sequence[Segment]) -> list[Segment]:
     ]
 
 
-def _train(snapshot: Snapshot, factory: str) -> TrainedIndex:
-    """Train `factory` on a seeded sample of the snapshot's vectors."""
+def _train(snapshot: Snapshot, factory: str) -> TrainedIndex | None:
+    """Train `factory` on a seeded sample of the snapshot's vectors; None for Flat."""
+    if factory == "Flat":
+        return None
     index = empty(factory, snapshot.dimension)
     live = snapshot.live_rows()
     pool = live[~held_out(snapshot.sample_ids.digests(live))]

@@ -37,21 +37,27 @@ def measured(snapshot: Snapshot, factory: str, cells: int, target: float) -> Cho
     truth, _ = snapshot.neighbours(rows, K, exact=True)
     tuning = np.arange(len(rows)) % 2 == 0
 
-    def recall(effort: Effort, asked: NDArray[np.bool_]) -> float:
+    def shares(effort: Effort, asked: NDArray[np.bool_]) -> NDArray[np.float64]:
         found, _ = snapshot.neighbours_with(effort, rows[asked], K)
-        return _overlap(found, truth[asked])
+        return _shares(found, truth[asked])
+
+    def surely(effort: Effort) -> float:
+        """The recall less its standard error: asking others may give a little less."""
+        given = shares(effort, tuning)
+        return float(given.mean() - given.std() / np.sqrt(len(given)))
 
     # Compression may cost half of the misses allowed, probing the other half.
     widest = max(1, cells // 4)
     for overfetch in (1, 2, 4, 8, 16, 32, 64):
-        if recall(Effort(widest, overfetch), tuning) >= (1 + target) / 2:
+        if surely(Effort(widest, overfetch)) >= (1 + target) / 2:
             break
     for probes in _ladder(cells):
         effort = Effort(probes, overfetch)
-        if recall(effort, tuning) >= target:
+        if surely(effort) >= target:
             break
     testing = ~tuning if len(rows) > 1 else tuning
-    return Choice(factory, effort, round(recall(effort, testing), 4), K, int(testing.sum()))
+    recall = round(float(shares(effort, testing).mean()), 4)
+    return Choice(factory, effort, recall, K, int(testing.sum()))
 
 
 def _questions(snapshot: Snapshot) -> NDArray[np.int64]:
@@ -74,7 +80,7 @@ def _ladder(cells: int) -> Iterator[int]:
     yield cells
 
 
-def _overlap(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Share of the rows of `truth` (n, k), -1 padded, that are among those of `found` (n, k)."""
+def _shares(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
+    """For each question the share of the rows of `truth` (n, k), -1 padded, in `found` (n, k)."""
     there = (found[:, None, :] == truth[:, :, None]).any(axis=2) & (truth >= 0)
-    return float(there.sum() / max(1, (truth >= 0).sum()))
+    return np.asarray(there.sum(axis=1) / np.maximum(1, (truth >= 0).sum(axis=1)))

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from index.compaction import compacted, load_trained, rebased
+from index.compaction import compacted, due, load_trained, rebased
 from index.factory import Policy
 from index.sample_ids import encode
 from index.search import Snapshot
@@ -30,6 +30,7 @@ from index.snapshots import (
     snapshot_numbers,
     without,
 )
+from index.verification import Verification, verify
 from schemas.errors import CorruptionError
 
 GRACE_S = 24 * 3600.0
@@ -125,6 +126,21 @@ class IndexStore:
         after = compacted(self.root, extended(self.root, blank, segments), self.policy)
         with self._committing():
             return self._publish(replace(blank, number=last_number(self.root)), after)
+
+    def is_due(self) -> bool:
+        """Whether `compact` is worth its time: many segments, or another index suits by now."""
+        current = read_current(self.root)
+        return current is not None and due(self.root, current, self.policy)
+
+    def verify(
+        self, table: Iterable[tuple[Sequence[str], NDArray[np.float32]]]
+    ) -> Verification | None:
+        """Compare with the batches (sample ids, vectors) of `table`; None before any commit.
+
+        Reads every file whole. Raises CorruptionError where one cannot be read at all.
+        """
+        snapshot = self.open()
+        return None if snapshot is None else verify(self.root, snapshot, table)
 
     def sweep(self, grace_s: float = GRACE_S) -> list[str]:
         """Delete files that the newest snapshot does not need, and return their names.

@@ -150,5 +150,5 @@ class GrowthInCells(Growth):
 
 TestGrowth = Growth.TestCase
 TestGrowthInCells = GrowthInCells.TestCase
-for case in (TestGrowth, TestGrowthInCells):
-    case.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestGrowth.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestGrowthInCells.settings = TestGrowth.settings

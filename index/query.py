@@ -1,0 +1,71 @@
+"""Finding more like some examples and unlike others, each answer once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.search import Snapshot
+
+_NONE = np.empty((0, 0), dtype=np.float32)
+
+
+def query(
+    snapshot: Snapshot,
+    positives: NDArray[np.float32],
+    negatives: NDArray[np.float32] = _NONE,
+    *,
+    k: int,
+    within: float = np.inf,
+    only: NDArray[np.int64] | None = None,
+    apart: float = 0.0,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k samples nearest to any of the examples, nearest first.
+
+    positives (p, d), p > 0, negatives (q, d): float32 of unit norm. A sample's distance is that to
+    its nearest positive; one that lies nearer to a negative is left out (the nearest-neighbour
+    rule). within: largest distance. only: rows to choose from. apart: leave out what lies within
+    this distance of a better answer, so that near-duplicates come once. Returns rows (m,) int64 and
+    distances (m,) float32, m <= k. Raises as `Snapshot.search`.
+    """
+    fetch, exact = k, False
+    while True:
+        rows, distances = _nearest_to_any(snapshot, positives, fetch, only, exact)
+        keep = distances <= within
+        vectors = snapshot.read(rows)
+        if len(negatives):
+            keep &= _distances(vectors, negatives).min(axis=1) >= distances
+        if apart > 0:
+            keep[keep] = _first_of_each(vectors[keep], apart)
+        beyond = len(rows) > 0 and distances[-1] > within
+        if keep.sum() >= k or beyond or (exact and len(rows) < fetch):
+            return rows[keep][:k], distances[keep][:k]
+        fetch, exact = fetch * 4, True  # the cells probed for the nearest hold few of the far ones
+
+
+def _nearest_to_any(
+    snapshot: Snapshot,
+    positives: NDArray[np.float32],
+    k: int,
+    only: NDArray[np.int64] | None,
+    exact: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    found, told = snapshot.search(positives, k, only=only, exact=exact)
+    rows, distances = found[found >= 0], told[found >= 0]
+    order = np.argsort(distances, kind="stable")
+    _, firsts = np.unique(rows[order], return_index=True)
+    order = order[np.sort(firsts)][:k]
+    return rows[order], distances[order]
+
+
+def _first_of_each(vectors: NDArray[np.float32], apart: float) -> NDArray[np.bool_]:
+    """Which vectors (m, d) to keep so that any two are more than `apart` from each other."""
+    kept = np.zeros(len(vectors), dtype=bool)
+    for row, vector in enumerate(vectors):
+        kept[row] = not (_distances(vectors[kept], vector[None]) <= apart).any()
+    return kept
+
+
+def _distances(these: NDArray[np.float32], those: NDArray[np.float32]) -> NDArray[np.float32]:
+    difference = these[:, None, :] - those[None, :, :]
+    return np.asarray(np.linalg.norm(difference, axis=2))

@@ -1,0 +1,287 @@
+"""Merging while others read and write, the index that is chosen, and its measured recall."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+import pytest
+
+from index import compaction
+from index.factory import Policy
+from index.segments import Effort
+from index.store import IndexStore
+from schemas.errors import CorruptionError, SettingsError
+
+IN_CELLS = Policy(flat_rows=1000)
+
+
+@pytest.fixture
+def crowd():
+    """20 clusters in 32 dimensions: (4000, 32) float32 of unit norm."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((20, 32))
+    raw = centres[random.integers(20, size=4000)] + 0.5 * random.standard_normal((4000, 32))
+    return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+def filled(root, policy, ids, vectors, parts=4):
+    store = IndexStore(root, policy)
+    for part in np.array_split(np.arange(len(vectors)), parts):
+        store.commit([store.write_segment([ids[row] for row in part], vectors[part])])
+    return store
+
+
+def test_small_segments_become_one(tmp_path, ids, vectors):
+    store = filled(tmp_path, Policy(), ids(40), vectors(40))
+    snapshot = store.compact()
+    assert [segment.vectors for segment in snapshot.segments] == [40]
+    assert snapshot.choice.factory == "Flat"
+    assert snapshot.choice.recall == 1.0
+    assert store.compact().number == snapshot.number
+
+
+def test_a_large_segment_is_left_alone_until_the_small_ones_are_worth_it(tmp_path, ids, vectors):
+    store = IndexStore(tmp_path)
+    large = store.write_segment(ids(100), vectors(100))
+    small = [
+        store.write_segment(ids(10, start=100 + n), vectors(10, seed=n)) for n in range(0, 20, 10)
+    ]
+    store.commit([large, *small])
+    assert sorted(segment.vectors for segment in store.compact().segments) == [20, 100]
+    store.commit([store.write_segment(ids(10, start=200), vectors(10))])
+    assert [segment.vectors for segment in store.compact().segments] == [130]
+
+
+def test_many_vectors_are_quantized_with_the_recall_asked_for(tmp_path, ids, crowd):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    assert store.is_due()
+    snapshot = store.compact()
+    assert not store.is_due()
+    assert snapshot.choice.factory == "IVF128,SQ8"
+    assert snapshot.choice.queries > 20
+    assert snapshot.choice.recall >= 0.93
+    assert snapshot.choice.effort.probes < 64
+    rows = snapshot.live_rows()
+    truth, _ = snapshot.neighbours(rows, 10, exact=True)
+    found, _ = snapshot.neighbours(rows, 10)
+    shared = (found[:, :, None] == truth[:, None, :]).any(axis=2).mean()
+    assert shared >= 0.94
+    assert store.open().choice == snapshot.choice
+
+
+def test_less_memory_chooses_product_quantization_and_distances_stay_exact(tmp_path, ids, crowd):
+    policy = Policy(flat_rows=500, memory_bytes=500 * 4)
+    snapshot = filled(tmp_path, policy, ids(500), crowd[:500]).compact()
+    assert snapshot.choice.factory == "IVF64,PQ4x8"
+    assert snapshot.choice.effort.overfetch > 1
+    assert snapshot.choice.recall >= 0.93
+    rows, distances = snapshot.search(crowd[:50], 10)
+    told = np.linalg.norm(
+        snapshot.read(rows.ravel()).reshape(50, 10, -1) - crowd[:50, None], axis=2
+    )
+    np.testing.assert_allclose(distances, told, atol=1e-6)
+    assert (distances[:, 0] == 0.0).all()
+
+
+def test_higher_recall_costs_more_effort(tmp_path, ids, crowd):
+    efforts = [
+        filled(tmp_path / str(recall), Policy(recall=recall, flat_rows=1000), ids(4000), crowd)
+        .compact()
+        .choice.effort.probes
+        for recall in (0.5, 0.99)
+    ]
+    assert efforts[0] < efforts[1]
+
+
+def test_later_segments_share_the_quantizer(tmp_path, ids, crowd):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    store.compact()
+    segment = store.write_segment(ids(1000, start=4000), np.roll(crowd[:1000], 1, axis=1))
+    assert segment.kind == "IVF128,SQ8"
+    snapshot = store.commit([segment])
+    assert store.write_segment(ids(10, start=9000), crowd[:10]).kind == "Flat"
+    first, second = (
+        faiss.read_index(str(store.root / f"{part.name}.cells.faiss")) for part in snapshot.segments
+    )
+    np.testing.assert_array_equal(
+        first.quantizer.reconstruct_n(0, 128), second.quantizer.reconstruct_n(0, 128)
+    )
+
+
+def test_a_quantizer_that_was_outgrown_is_trained_anew(tmp_path, ids, crowd):
+    policy = Policy(flat_rows=50)
+    store = filled(tmp_path, policy, ids(100), crowd[:100])
+    assert store.compact().choice.factory == "IVF32,SQ8"
+    store.commit([store.write_segment(ids(3900, start=100), crowd[100:])])
+    assert store.is_due()
+    snapshot = store.compact()
+    assert snapshot.choice.factory == "IVF128,SQ8"
+    assert {segment.kind for segment in snapshot.segments} == {"IVF128,SQ8"}
+
+
+def test_large_merges_are_split_by_memory(tmp_path, ids, crowd, monkeypatch):
+    monkeypatch.setattr(compaction, "SEGMENT_BYTES", 1500 * 32 * 4)
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    snapshot = store.compact()
+    assert [segment.vectors for segment in snapshot.segments] == [1334, 1333, 1333]
+    rows = snapshot.sample_ids.rows(ids(4000))
+    np.testing.assert_array_equal(snapshot.read(rows), crowd)
+    assert store.compact().number == snapshot.number
+
+
+def test_a_factory_of_ones_own_is_taken_and_a_wrong_one_is_named(tmp_path, ids, crowd):
+    policy = Policy(factory="IVF16,SQfp16", flat_rows=1000)
+    assert filled(tmp_path, policy, ids(4000), crowd).compact().choice.factory == "IVF16,SQfp16"
+    for wrong, why in (("IVFmany", "does not suit"), ("HNSW32", "is neither")):
+        store = IndexStore(tmp_path, Policy(factory=wrong, flat_rows=1000))
+        with pytest.raises(SettingsError, match=f"'{wrong}' {why}"):
+            store.compact()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "dimension", "memory", "factory"),
+    [
+        (19_999, 320, 1 << 40, "Flat"),
+        (100_000, 320, 1 << 40, "IVF1024,SQ8"),
+        (1_000_000, 768, 1 << 30, "IVF2048,SQ8"),
+        (5_000_000, 768, 1 << 30, "IVF4096,PQ192x8"),
+        (5_000_000, 320, 200_000_000, "IVF4096,PQ40x8"),
+        (5_000_000, 320, 1, "IVF4096,PQ20x8"),
+        (100_000, 7, 1, "IVF1024,PQ1x8"),
+    ],
+)
+def test_the_index_is_chosen_by_size_and_memory(vectors, dimension, memory, factory):
+    assert Policy(memory_bytes=memory).choose(vectors, dimension) == factory
+
+
+def test_deleted_rows_leave_the_files_when_asked(tmp_path, ids, vectors):
+    store = filled(tmp_path, Policy(), ids(100), vectors(100), parts=1)
+    gone = ids(5)
+    store.forget(gone)
+    assert store.compact().segments[0].deleted != ()
+    snapshot = store.compact(forgotten=True)
+    assert [segment.vectors for segment in snapshot.segments] == [95]
+    store.sweep(grace_s=0)
+    stored = b"".join(path.read_bytes() for path in store.root.glob("segment-*"))
+    for sample_id, vector in zip(gone, vectors(100)[:5], strict=True):
+        assert bytes.fromhex(sample_id) not in stored
+        assert vector.tobytes() not in stored
+
+
+def test_what_happens_during_a_compaction_is_kept(tmp_path, ids, vectors, monkeypatch):
+    """A commit and a forgetting between the merge and its publication."""
+    store = filled(tmp_path, Policy(), ids(40), vectors(40))
+    merge = compaction._merge
+
+    def interrupted(*arguments):
+        merged = merge(*arguments)
+        store.forget(ids(3))
+        store.commit([store.write_segment(ids(5, start=40), vectors(5, seed=1))])
+        return merged
+
+    monkeypatch.setattr(compaction, "_merge", interrupted)
+    snapshot = store.compact()
+    live = snapshot.sample_ids.take(snapshot.live_rows())
+    assert sorted(live) == sorted([*ids(37, start=3), *ids(5, start=40)])
+    assert len(snapshot.segments) == 2
+
+
+def test_of_two_compactions_at_once_one_counts(tmp_path, ids, vectors):
+    store = filled(tmp_path, Policy(), ids(60), vectors(60), parts=6)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: store.compact(), range(4)))
+    assert [segment.vectors for segment in store.open().segments] == [60]
+
+
+def test_a_reader_all_through_compactions_and_sweeps_is_never_wrong(tmp_path, ids, crowd):
+    names, count = ids(2000), 2000
+    store = filled(tmp_path, IN_CELLS, names, crowd[:count], parts=8)
+    kept = store.open()
+    before = kept.search(crowd[:5], 10, exact=True)
+    stop, seen = threading.Event(), set()
+
+    def read():
+        while not stop.is_set():
+            snapshot = store.open()
+            rows, distances = snapshot.search(crowd[:5], 1)
+            assert (distances == 0).all()
+            assert snapshot.sample_ids.take(rows[:, 0]) == names[:5]
+            assert snapshot.vectors >= count
+            seen.add(snapshot.number)
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for step in range(8):
+            more = ids(200, start=count + 200 * step)
+            rolled = np.roll(crowd[:200], step + 1, axis=1)
+            store.commit([store.write_segment(more, rolled)])
+            store.compact(forgotten=True)
+            store.sweep(grace_s=0)
+        stop.set()
+        reader.result()
+    assert len(seen) > 1
+    for then, now in zip(before, kept.search(crowd[:5], 10, exact=True), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_rebuilding_mends_any_damage(tmp_path, ids, crowd):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    store.compact()
+    for path in tmp_path.glob("s*-*"):
+        path.write_bytes(b"damaged")
+    (tmp_path / "CURRENT").write_text("nonsense")
+    with pytest.raises(CorruptionError):
+        store.open()
+    batches = [(ids(1000, start=n), crowd[n : n + 1000]) for n in range(0, 4000, 1000)]
+    snapshot = store.rebuild(batches)
+    assert (snapshot.vectors, snapshot.choice.factory) == (4000, "IVF128,SQ8")
+    assert store.verify(batches).ok
+    store.sweep(grace_s=0)
+    assert store.open().number == snapshot.number
+
+
+@pytest.mark.parametrize("pattern", ["*.cells.faiss"])
+def test_damaged_cells_are_named(tmp_path, ids, crowd, pattern):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    store.compact()
+    (path,) = tmp_path.glob(pattern)
+    whole = path.read_bytes()
+    for content in (whole[:-100], b"\0" * len(whole)):
+        path.write_bytes(content)
+        with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+            store.open()
+
+
+def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    store.compact()
+    (path,) = tmp_path.glob("quantizer-*")
+    path.write_bytes(b"foreign")
+    with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+        store.write_segment(ids(1000, start=4000), crowd[:1000])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.8])
+def test_filters_find_as_much_as_is_promised(tmp_path, ids, crowd, share, monkeypatch):
+    monkeypatch.setattr("index.segments.RARE_ROWS", 100)
+    snapshot = filled(tmp_path, IN_CELLS, ids(4000), crowd).compact()
+    random = np.random.default_rng(1)
+    only = np.sort(random.choice(4000, int(share * 4000), replace=False))
+    queries = crowd[random.choice(4000, 200)]
+    rows, _ = snapshot.search(queries, 10, only=only)
+    assert np.isin(rows, only).all()
+    truth, _ = snapshot.search(queries, 10, only=only, exact=True)
+    shared = (rows[:, :, None] == truth[:, None, :]).any(axis=2).mean()
+    assert shared == 1.0 if share == 0.01 else shared >= 0.93
+
+
+def test_a_rare_filter_is_answered_exactly_far_from_the_query(tmp_path, ids, crowd):
+    """The chosen rows lie in no cell that the query would probe."""
+    snapshot = filled(tmp_path, IN_CELLS, ids(4000), crowd).compact()
+    farthest = np.argsort(crowd[:1] @ snapshot.read(np.arange(4000)).T)[0, :20]
+    rows, _ = snapshot.search(crowd[:1], 20, only=farthest)
+    assert set(rows[0]) == set(farthest)
+    assert (snapshot.search_with(Effort(1), crowd[:1], 20)[0] != rows).all()
