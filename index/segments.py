@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from index.durable import Mark, mark, sync
 from index.factory import TrainedIndex
-from index.gpu import on_cpu, on_gpus
+from index.gpu import devices, on_cpu, on_gpus
 from index.sample_ids import ID_DTYPE, encode
 from schemas.errors import CorruptionError
 
@@ -30,6 +30,12 @@ REMEDY = "run 'longtail index rebuild'"
 
 RARE_ROWS = 20_000
 """A filter that leaves this many rows or fewer is answered exactly: looking at each is fast."""
+
+GPU_BATCH = 1000
+"""Queries at a time from which copying them to a GPU pays."""
+
+GPU_MOST = 2048
+"""The most neighbours that FAISS finds on a GPU."""
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 an embedding's norm may be; half-precision encoders stay well within."""
@@ -144,6 +150,7 @@ class OpenSegment:
         if segment.kind != "Flat":
             path = folder / f"{segment.name}.cells.faiss"
             self._cells = _map_index(path, segment, faiss.IndexIVF)
+        self._gpu: dict[bool, Any] = {}
         self._live: NDArray[np.bool_] | None = None
         if segment.deleted:
             self._live = np.ones(segment.vectors, dtype=bool)
@@ -171,7 +178,9 @@ class OpenSegment:
             allowed &= True if self._live is None else self._live
             effort = self._widened(effort, int(allowed.sum()))
         selector = {} if allowed is None else {"sel": _selector(allowed)}
-        if self._cells is None or effort is None:
+        if devices() and len(queries) >= GPU_BATCH and not selector:
+            rows = self._search_on_gpus(queries, k, effort)
+        elif self._cells is None or effort is None:
             k = min(k, self.segment.vectors)
             _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
         else:
@@ -183,6 +192,20 @@ class OpenSegment:
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) of `rows` (m,) of this segment."""
         return np.asarray(self._flat.reconstruct_batch(rows), dtype=np.float32)
+
+    def _search_on_gpus(
+        self, queries: NDArray[np.float32], k: int, effort: Effort | None
+    ) -> NDArray[np.int64]:
+        """The same index copied to the GPUs at the first batch; exact answers come from Flat."""
+        quantized = self._cells is not None and effort is not None
+        if quantized not in self._gpu:
+            self._gpu[quantized] = on_gpus(self._cells if quantized else self._flat)
+        index = self._gpu[quantized]
+        if quantized and effort is not None:
+            k *= effort.overfetch
+            faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", effort.probes)
+        _, rows = index.search(queries, min(k, self.segment.vectors, GPU_MOST))
+        return np.asarray(rows)
 
     def _widened(self, effort: Effort | None, chosen: int) -> Effort | None:
         """Probe as many candidates as without a filter; None, all, where those are few anyway."""
