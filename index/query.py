@@ -7,13 +7,11 @@ from numpy.typing import NDArray
 
 from index.search import Snapshot
 
-_NONE = np.empty((0, 0), dtype=np.float32)
-
 
 def query(
     snapshot: Snapshot,
     positives: NDArray[np.float32],
-    negatives: NDArray[np.float32] = _NONE,
+    negatives: NDArray[np.float32] | None = None,
     *,
     k: int,
     within: float = np.inf,
@@ -33,7 +31,7 @@ def query(
         rows, distances = _nearest_to_any(snapshot, positives, fetch, only, exact)
         keep = distances <= within
         vectors = snapshot.read(rows)
-        if len(negatives):
+        if negatives is not None:
             keep &= _distances(vectors, negatives).min(axis=1) >= distances
         if apart > 0:
             keep[keep] = _first_of_each(vectors[keep], apart)

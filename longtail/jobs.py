@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from curation.select import Selection
     from encoders.base import EncoderInfo
     from encoders.images import Limits
+    from index.store import IndexStore
     from pipelines.progress import Progress
 
 Watch = Callable[[str, "Progress"], AbstractContextManager[object]]
@@ -49,6 +50,17 @@ class Jobs:
         limits = self.settings.limits
         return Limits(limits.max_bytes, limits.max_pixels, limits.min_side)
 
+    @property
+    def index_store(self) -> IndexStore:
+        """The index of the encoder, as the settings want it."""
+        from index.factory import Policy
+        from index.store import IndexStore
+
+        index = self.settings.index
+        memory = int(index.memory_gb * 2**30) or None
+        policy = Policy(index.recall, memory, index.factory or None)
+        return IndexStore(self.catalog.index(self.encoder.id), policy)
+
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
         """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
         from pipelines import embed, sources
@@ -73,18 +85,18 @@ class Jobs:
         """Index what no segment holds."""
         from pipelines import index_job
 
-        options = index_job.IndexOptions(run.run_id, self.catalog, self.encoder.id)
+        policy = self.index_store.policy
+        options = index_job.IndexOptions(run.run_id, self.catalog, self.encoder.id, policy)
         if not index_job.is_current(options):
             self._start(run, "index", lambda pipeline: index_job.build(pipeline, options))
 
     def mine(self, run: Run) -> None:
         """Score what is indexed, unless the newest mining run did so by the same policy."""
         from detectors.mining import Budget, Policy
-        from index.store import IndexStore
         from pipelines import mine
 
         encoder_id, mining = self.encoder.id, self.settings.mining
-        snapshot = IndexStore(self.catalog.index(encoder_id)).open()
+        snapshot = self.index_store.open()
         if snapshot is None:
             return
         mined = {

@@ -64,6 +64,20 @@ class Mining(_Section):
     )
 
 
+class IndexSettings(_Section):
+    """Which FAISS index is made, and how well it answers."""
+
+    recall: float = Field(
+        0.95, gt=0, le=1, description="share of the true 10 nearest that a search must find"
+    )
+    memory_gb: float = Field(
+        0, ge=0, description="memory for searched codes, in GB; 0: half of the machine's"
+    )
+    factory: str = Field(
+        "", description="FAISS factory string, such as 'IVF1024,SQ8'; empty: chosen by size"
+    )
+
+
 class LimitSettings(_Section):
     """What is refused, per image and per job."""
 
@@ -95,6 +109,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="options of that runner, e.g. {flink_master: host:8081}"
     )
     mining: Mining = Field(Mining(), description="how edge cases are called")
+    index: IndexSettings = Field(IndexSettings(), description="how similar samples are found")
     limits: LimitSettings = Field(
         LimitSettings(), description="what is refused, per image and per job"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from longtail import runs, settings
+from longtail.filters import Filter
 from longtail.jobs import Jobs, Watch
 from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
@@ -31,10 +32,13 @@ from schemas.records import VERDICT_LABELS, Flag, FlagKind, Verdict, VerdictLabe
 if TYPE_CHECKING:
     from curation.export import ExportFormat
     from index.search import Snapshot
+    from index.verification import Verification
     from pipelines.progress import Progress
 
 HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
 """A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
+
+ANY = Filter()
 
 _SHORTEST_PREFIX = 6
 _IMAGES_PER_BATCH = 64
@@ -143,31 +147,116 @@ class Workspace:
         return [arrow.flag_from_row(row) for row in rows[:top]]
 
     def query(
-        self, image: str | Path | None = None, *, sample_id: str | None = None, k: int = 12
+        self,
+        image: str | Path | Sequence[str | Path] = (),
+        *,
+        sample_id: str | Sequence[str] = (),
+        unlike: Sequence[str | Path] = (),
+        k: int = 12,
+        within: float = 2.0,
+        where: Filter = ANY,
+        apart: float = 0.0,
     ) -> pa.Table:
-        """The k samples most like an image file or a sample, as a table of `HITS`.
+        """The k samples most like any of the examples, as a table of `HITS`.
 
-        Raises NotFoundError for an unknown sample or file, UsageError for a file that is no image.
+        image, sample_id: one example or several, files and samples together. unlike: files or
+        sample ids of what is not meant; samples nearer to these are left out. within: largest
+        distance, in [0, 2]. where: what an answer must be. apart: of samples within this distance
+        of each other only the best. Raises NotFoundError for an unknown sample or file, UsageError
+        for a file that is no image, or without an example.
         """
-        if (image is None) == (sample_id is None):
-            raise UsageError("give either an image file or a sample id to query by")
+        from index.query import query
+
+        images = [image] if isinstance(image, str | Path) else list(image)
+        sample_ids = [sample_id] if isinstance(sample_id, str) else list(sample_id)
+        if not images and not sample_ids:
+            raise UsageError("give an image file or a sample id to query by")
         snapshot = self._snapshot()
-        if sample_id is not None:
-            vector = self._vector(snapshot, self.resolve(sample_id))
-        else:
-            vector = self._embed(snapshot, Path(str(image)))
-        rows, distances = snapshot.search(vector, min(k, snapshot.vectors))
-        found = rows[0] >= 0
-        sample_ids = snapshot.sample_ids.take(rows[0][found])
-        return pa.table(
-            [
-                pa.array(range(1, len(sample_ids) + 1), pa.int64()),
-                pa.array(sample_ids, pa.string()),
-                pa.array(self.uris(sample_ids), pa.string()),
-                pa.array(distances[0][found], pa.float32()),
-            ],
-            schema=HITS,
+        positives = [self._embed(snapshot, Path(file)) for file in images]
+        positives += [self._vector(snapshot, self.resolve(prefix)) for prefix in sample_ids]
+        negatives = [
+            self._embed(snapshot, Path(one))
+            if Path(one).exists()
+            else self._vector(snapshot, self.resolve(str(one)))
+            for one in unlike
+        ]
+        allowed = where.sample_ids(self.catalog, self.verdicts, self.jobs.encoder.id)
+        only = None if allowed is None else snapshot.sample_ids.rows(allowed)
+        rows, distances = query(
+            snapshot,
+            np.concatenate(positives),
+            np.concatenate(negatives) if negatives else None,
+            k=min(k, snapshot.vectors),
+            within=within,
+            only=None if only is None else np.sort(only[only >= 0]),
+            apart=apart,
         )
+        return self._hits(snapshot.sample_ids.take(rows), distances)
+
+    def duplicates(self, within: float = 0.1) -> list[list[dict[str, Any]]]:
+        """Groups of near-duplicates, largest first: {sample_id, uri, distance} of each member.
+
+        A group's first member stands for it; distances, at most `within`, are to that one.
+        """
+        from index.duplicates import near_duplicates
+
+        snapshot = self._snapshot()
+        groups = near_duplicates(snapshot, within)
+        found = [
+            self._hits(snapshot.sample_ids.take(group.rows), group.distances) for group in groups
+        ]
+        return [table.drop_columns(["rank"]).to_pylist() for table in found]
+
+    def forget(
+        self,
+        sample_ids: Sequence[str] = (),
+        *,
+        source: str | None = None,
+        before: datetime | None = None,
+        undo: bool = False,
+    ) -> list[str]:
+        """Delete samples from tables, datasets, index and reports; returns their ids.
+
+        Those named by `sample_ids` (ids or unique prefixes), and those that all of `source` and
+        `before` (captured, or ingested where that is unknown) describe. Their content is refused
+        later, unless `undo`, which takes whole ids, has it accepted again. Raises NotFoundError,
+        WorkspaceBusyError.
+        """
+        from longtail import forgetting
+
+        with runs.start(self.catalog, command="forget") as run:
+            if undo:
+                gone = list(sample_ids)
+                forgetting.remember(self.catalog, gone)
+            else:
+                gone = [self.resolve(prefix) for prefix in sample_ids]
+                gone += self._described(source, before)
+                forgetting.forget(self.catalog, gone)
+            run.finish()
+        return gone
+
+    def compact_index(self) -> dict[str, Any]:
+        """Merge the index's segments, without the forgotten, and train it anew where that suits."""
+        with runs.start(self.catalog, command="index compact") as run:
+            store = self.jobs.index_store
+            store.compact(forgotten=True)
+            store.sweep()
+            run.finish()
+        return self.index_status()
+
+    def rebuild_index(self) -> dict[str, Any]:
+        """Make the index anew from the samples table, whatever state its files are in."""
+        with runs.start(self.catalog, command="index rebuild") as run:
+            self.jobs.index_store.rebuild(self._vectors())
+            run.finish()
+        return self.index_status()
+
+    def verify_index(self) -> Verification:
+        """Compare every file and vector of the index with the samples table."""
+        self._snapshot()
+        verification = self.jobs.index_store.verify(self._vectors())
+        assert verification is not None
+        return verification
 
     def verdict(
         self,
@@ -254,10 +343,7 @@ class Workspace:
 
     def status(self) -> dict[str, Any]:
         """Counts, the index and the last run; the fields are a contract with other programs."""
-        from index.store import IndexStore
-
         encoder_id = self.jobs.encoder.id
-        snapshot = IndexStore(self.catalog.index(encoder_id)).open()
         finished = runs.finished(self.catalog)
         newest = runs.newest_mining_run(self.catalog)
         flagged = (ds.field("run_id") == newest) & ds.field("rank").is_valid()
@@ -270,12 +356,19 @@ class Workspace:
             "rejects": self.catalog.rejects.count(),
             "flags": self.catalog.scores.count(flagged) if newest else 0,
             "runs": len(finished),
-            "index": {
-                "vectors": snapshot.vectors if snapshot else 0,
-                "segments": len(snapshot.segments) if snapshot else 0,
-                "snapshot": snapshot.number if snapshot else None,
-            },
+            "index": self.index_status(),
             "last_run": runs.metrics(self.catalog, finished[-1])["summary"] if finished else None,
+        }
+
+    def index_status(self) -> dict[str, Any]:
+        """What the index holds, which FAISS index it is, and the recall at 10 measured for it."""
+        snapshot = self.jobs.index_store.open()
+        return {
+            "vectors": snapshot.vectors if snapshot else 0,
+            "segments": len(snapshot.segments) if snapshot else 0,
+            "snapshot": snapshot.number if snapshot else None,
+            "factory": snapshot.choice.factory if snapshot else None,
+            "recall": snapshot.choice.recall if snapshot else None,
         }
 
     def resolve(self, prefix: str) -> str:
@@ -297,10 +390,35 @@ class Workspace:
         uris: list[str] = rows["uri"].take(order).to_pylist()
         return uris
 
-    def _snapshot(self) -> Snapshot:
-        from index.store import IndexStore
+    def _hits(self, sample_ids: list[str], distances: NDArray[np.float32]) -> pa.Table:
+        ranks = pa.array(range(1, len(sample_ids) + 1), pa.int64())
+        uris = pa.array(self.uris(sample_ids), pa.string())
+        return pa.table([ranks, pa.array(sample_ids, pa.string()), uris, distances], schema=HITS)
 
-        snapshot = IndexStore(self.catalog.index(self.jobs.encoder.id)).open()
+    def _described(self, source: str | None, before: datetime | None) -> list[str]:
+        if source is None and before is None:
+            return []
+        where = ds.scalar(True)
+        if source is not None:
+            where &= ds.field("source") == source
+        if before is not None:
+            time = pa.scalar(before if before.tzinfo else before.replace(tzinfo=UTC))
+            where &= pc.coalesce(ds.field("captured_at"), ds.field("ingested_at")) < time
+        found = self.catalog.samples.read(["sample_id"], where)["sample_id"].unique()
+        ids: list[str] = found.to_pylist()
+        return ids
+
+    def _vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """The samples table as the index sees it: (sample ids, vectors), in batches."""
+        column = arrow.embedding_column("high")
+        where = ds.field("encoder") == self.jobs.encoder.id
+        for batch in self.catalog.samples.batches(["sample_id", column], where, rows=50_000):
+            if batch.num_rows:
+                vectors = arrow.matrix(pa.chunked_array([batch[column]]))
+                yield batch["sample_id"].to_pylist(), vectors
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self.jobs.index_store.open()
         if snapshot is None:
             raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
         return snapshot

@@ -135,6 +135,8 @@ class Embed(beam.DoFn):
                 data = read(ref, options.limits)
                 sample_id = hashlib.sha256(data).hexdigest()
                 self._clock("read", begun)
+                if sample_id in self.known.forgotten:
+                    raise ImageError("forgotten", sample_id)
                 if sample_id not in self.taken and sample_id not in self.known.samples:
                     begun = time.perf_counter()
                     image = images.decode(data, options.info.preprocess, options.limits)

@@ -6,7 +6,7 @@ files of the samples table -> groups -> shuffle -> [read, write a segment] -> co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
+from index.factory import Policy
 from index.segments import Segment
 from index.store import IndexStore
 from schemas import arrow
@@ -25,17 +26,22 @@ _ROWS_PER_SEGMENT = 262_144
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """Which encoder's embeddings are indexed."""
+    """Which encoder's embeddings are indexed, and what the index aims for."""
 
     run_id: str
     catalog: Catalog
     encoder_id: str
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def store(self) -> IndexStore:
+        return IndexStore(self.catalog.index(self.encoder_id), self.policy)
 
 
 def is_current(options: IndexOptions) -> bool:
     """Whether the newest snapshot holds every sample of the encoder already."""
     samples = sum(file.rows for file in options.catalog.samples.files(options.encoder_id))
-    snapshot = IndexStore(options.catalog.index(options.encoder_id)).open()
+    snapshot = options.store.open()
     return samples == (0 if snapshot is None else snapshot.vectors)
 
 
@@ -60,7 +66,7 @@ class WriteSegment(beam.DoFn):
         self.shared = Shared()
 
     def setup(self) -> None:
-        self.store = IndexStore(self.options.catalog.index(self.options.encoder_id))
+        self.store = self.options.store
         self.snapshot = self.shared.acquire(lambda: _Opened(self.store)).snapshot
 
     def process(self, files: Sequence[DataFile]) -> Iterator[Segment]:
@@ -76,16 +82,18 @@ class WriteSegment(beam.DoFn):
 
 
 class CommitSnapshot(beam.DoFn):
-    """Publishes the segments and sweeps what no snapshot names; in: (None, Segments)."""
+    """Publishes the segments, merges where due, and sweeps; in: (None, Segments)."""
 
     def __init__(self, options: IndexOptions) -> None:
         self.options = options
         self.indexed = Metrics.counter("vectors", "indexed")
 
     def process(self, gathered: tuple[None, Sequence[Segment]]) -> None:
-        store = IndexStore(self.options.catalog.index(self.options.encoder_id))
+        store = self.options.store
         segments = list(gathered[1])
         store.commit(segments)
+        if store.is_due():
+            store.compact()
         store.sweep()
         self.indexed.inc(sum(segment.vectors for segment in segments))
 

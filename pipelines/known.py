@@ -47,6 +47,7 @@ class Known:
     def __init__(self, catalog: Catalog, encoder_id: str, limits: str) -> None:
         samples = catalog.samples.read(["sample_id"], ds.field("encoder") == encoder_id)
         self.samples = DigestSet(_column(samples, "sample_id"))
+        self.forgotten = DigestSet(_column(catalog.forgotten.read(["sample_id"]), "sample_id"))
         seen = catalog.uris.read([*_STAMP, "sample_id"])
         embedded = pc.is_in(seen["sample_id"], value_set=samples["sample_id"])
         refused = catalog.rejects.read(

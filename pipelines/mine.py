@@ -72,8 +72,10 @@ class FindNeighbours(beam.DoFn):
         self.progress = progress.of(self.options.run_id)
 
     def process(self, start: int) -> Iterator[str]:
-        rows = self.snapshot.live_rows()[start : start + _ROWS_PER_BLOCK]
-        neighbours, distances = self.snapshot.neighbours(rows, self.options.policy.neighbours)
+        live = self.snapshot.live_rows()
+        rows = live[start : start + _ROWS_PER_BLOCK]
+        found, distances = self.snapshot.neighbours(rows, self.options.policy.neighbours)
+        neighbours = np.where(found < 0, -1, np.searchsorted(live, found))
         path = _scratch(self.options) / f"{start:012d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, neighbours=neighbours, distances=distances)
@@ -110,7 +112,7 @@ class Score(beam.DoFn):
 def read_pool(
     catalog: Catalog, encoder_id: str, snapshot: Snapshot, neighbour_files: Sequence[str]
 ) -> tuple[Pool, list[str]]:
-    """The pool in the order of the snapshot's rows, and the URI of each sample."""
+    """The pool in the order of the snapshot's live rows, and the URI of each sample."""
     columns = [
         "sample_id",
         "uri",
@@ -119,7 +121,7 @@ def read_pool(
         *(arrow.embedding_column(level) for level in LEVELS),
     ]
     table = catalog.samples.read(columns, ds.field("encoder") == encoder_id)
-    sample_ids = list(snapshot.sample_ids)
+    sample_ids = snapshot.sample_ids.take(snapshot.live_rows())
     order = pc.index_in(pa.array(sample_ids, pa.string()), value_set=table["sample_id"])
     table = table.take(order)
     blocks = [np.load(path) for path in neighbour_files]

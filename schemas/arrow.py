@@ -70,6 +70,14 @@ REJECTS = pa.schema(
 )
 """Refused inputs; `limits` is what the decoding limits were."""
 
+FORGOTTEN = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("forgotten_at", _TIMESTAMP, nullable=False),
+    ]
+)
+"""Contents that were deleted on request, and are refused."""
+
 NEIGHBOUR = pa.struct(
     [
         pa.field("sample_id", pa.string()),

@@ -28,6 +28,10 @@ class Catalog:
         return Table(self.root / "tables" / "rejects", arrow.REJECTS)
 
     @property
+    def forgotten(self) -> Table:
+        return Table(self.root / "tables" / "forgotten", arrow.FORGOTTEN)
+
+    @property
     def scores(self) -> Table:
         return Table(self.root / "tables" / "scores", arrow.SCORES, partition_by="run_id")
 
@@ -54,6 +58,10 @@ class Catalog:
 
     def index(self, encoder_id: str) -> Path:
         return self.root / "index" / encoder_id
+
+    def indexes(self) -> list[Path]:
+        """The folders of all encoders' indexes."""
+        return sorted(path for path in (self.root / "index").glob("*") if path.is_dir())
 
     def run(self, run_id: str) -> Path:
         return self.runs / run_id

@@ -196,6 +196,16 @@ class Table:
         dataset = self._dataset(None)
         return 0 if dataset is None else int(dataset.count_rows(filter=where))
 
+    def delete(self, column: str, values: Sequence[str]) -> None:
+        """Remove the rows whose string `column` is one of `values`, in a version of its own.
+
+        Older versions keep them until a vacuum.
+        """
+        table = self._open()
+        if table is not None and values:
+            quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+            table.delete(f"{column} IN ({quoted})")
+
     def vacuum(self) -> None:
         """Remove files that no commit names and that are older than a week."""
         table = self._open()

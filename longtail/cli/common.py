@@ -111,6 +111,17 @@ def print_summary(summary: RunSummary, as_json: bool) -> None:
     )
 
 
+def index_line(state: dict[str, Any]) -> str:
+    """What the index holds and how well it answers."""
+    line = f"{state['vectors']:,} vectors in {state['segments']} segments"
+    if state["snapshot"] is None:
+        return line
+    return (
+        f"{line}, snapshot {state['snapshot']}, {state['factory']}, recall at 10 "
+        f"{state['recall']:.3f}"
+    )
+
+
 def print_flags(flags: Sequence[Flag]) -> None:
     """A table of flags for a person, best first."""
     print_table(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -12,11 +14,16 @@ from longtail.cli.common import (
     JsonOption,
     SetOption,
     WorkspaceOption,
+    index_line,
     open_workspace,
     print_json,
     print_summary,
 )
+from schemas.errors import CorruptionError, UsageError
 from schemas.records import VerdictLabel
+
+if TYPE_CHECKING:
+    from longtail.workspace import Workspace
 
 ExportFormat = Literal["hf", "imagefolder"]
 Inputs = Annotated[
@@ -64,18 +71,87 @@ def ingest(
     print_summary(open_workspace(workspace, assignments).ingest(inputs, source), as_json)
 
 
-def index(workspace: WorkspaceOption = None, assignments: SetOption = None) -> None:
-    """Add embedded samples to the FAISS index.
+def index(
+    action: Annotated[
+        Literal["update", "compact", "rebuild", "verify"],
+        typer.Argument(
+            help="update: add new samples; compact: merge, and drop the forgotten; rebuild: anew "
+            "from the samples table; verify: compare with it."
+        ),
+    ] = "update",
+    workspace: WorkspaceOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add embedded samples to the FAISS index, or maintain it.
 
-    Example: longtail index -w my-workspace
+    Example: longtail index compact -w my-workspace
     """
     opened = open_workspace(workspace, assignments)
-    opened.index()
-    state = opened.status()["index"]
-    print(
-        f"index: {state['vectors']:,} vectors in {state['segments']} segments, "
-        f"snapshot {state['snapshot']}"
+    if action == "verify":
+        _verify(opened, as_json)
+        return
+    if action == "update":
+        opened.index()
+    elif action == "compact":
+        opened.compact_index()
+    else:
+        opened.rebuild_index()
+    state = opened.index_status()
+    if as_json:
+        print_json(state)
+    else:
+        print(f"index: {index_line(state)}")
+
+
+def _verify(opened: Workspace, as_json: bool) -> None:
+    verification = opened.verify_index()
+    if as_json:
+        print_json({"ok": verification.ok, **asdict(verification)})
+    elif verification.ok:
+        print("the index agrees with the samples table")
+    if not verification.ok:
+        counts = ", ".join(
+            f"{len(names):,} {what} ({names[0]}...)"
+            for what, names in asdict(verification).items()
+            if names
+        )
+        raise CorruptionError(f"the index differs: {counts}; run 'longtail index rebuild'")
+
+
+def forget(
+    sample_ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Sample ids, or their first digits.", show_default=False),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    source: Annotated[
+        str | None, typer.Option(help="All samples from this source.", show_default=False)
+    ] = None,
+    before: Annotated[
+        datetime | None,
+        typer.Option(help="All samples captured before this time (UTC).", show_default=False),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Accept these contents again; takes whole ids.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete samples everywhere, and refuse their content from now on.
+
+    Example: longtail forget -w my-workspace 3f2a9c01b7de
+    """
+    if not (sample_ids or source or before):
+        raise UsageError("what shall be forgotten? give sample ids, --source or --before")
+    gone = open_workspace(workspace).forget(
+        sample_ids or (), source=source, before=before, undo=undo
     )
+    if as_json:
+        print_json(gone)
+    elif undo:
+        print(f"{len(gone):,} will be accepted again by the next ingest")
+    else:
+        print(f"{len(gone):,} forgotten; 'longtail index compact' takes them out of index files")
 
 
 def mine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +13,14 @@ from longtail.cli.common import (
     SAMPLE_ID_DIGITS,
     JsonOption,
     WorkspaceOption,
+    index_line,
     open_workspace,
     print_flags,
     print_json,
     print_table,
 )
 from schemas.errors import UsageError
-from schemas.records import VERDICT_LABELS, FlagKind
+from schemas.records import VERDICT_LABELS, FlagKind, VerdictLabel
 
 
 def flags(
@@ -48,20 +50,63 @@ def flags(
 
 
 def query(
-    image: Annotated[Path | None, typer.Argument(help="An image file.", show_default=False)] = None,
+    image: Annotated[
+        list[Path] | None, typer.Argument(help="Image files.", show_default=False)
+    ] = None,
     workspace: WorkspaceOption = None,
     sample_id: Annotated[
-        str | None,
-        typer.Option("--id", help="A sample instead of a file.", show_default=False),
+        list[str] | None,
+        typer.Option("--id", help="A sample as example; may be repeated.", show_default=False),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(help="A file or sample of what is not meant; repeat.", show_default=False),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
+    within: Annotated[float, typer.Option(min=0, max=2, help="Largest distance.")] = 2.0,
+    apart: Annotated[
+        float, typer.Option(min=0, max=2, help="Of samples within this distance, only the best.")
+    ] = 0.0,
+    source: Annotated[str | None, typer.Option(help="Only from here.", show_default=False)] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Captured then or later (UTC).", show_default=False)
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Captured before then (UTC).", show_default=False)
+    ] = None,
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 'sharpness<0.01'; may be repeated.", show_default=False),
+    ] = None,
+    flagged: Annotated[
+        bool | None,
+        typer.Option("--flagged/--unflagged", help="By the newest run.", show_default=False),
+    ] = None,
+    verdict: Annotated[
+        VerdictLabel | None, typer.Option(help="Judged so.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only what this dataset holds.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the samples most like an image.
+    """Find the samples most like an image, or like any of several.
 
     Example: longtail query -w my-workspace photo.jpg -k 12
     """
-    hits = open_workspace(workspace).query(image, sample_id=sample_id, k=k).to_pylist()
+    from longtail.filters import Filter
+
+    opened = open_workspace(workspace)
+    where = Filter(source, since, until, tuple(quality or ()), flagged, verdict, dataset)
+    hits = opened.query(
+        image or (),
+        sample_id=sample_id or (),
+        unlike=unlike or (),
+        k=k,
+        within=within,
+        where=where,
+        apart=apart,
+    ).to_pylist()
     if as_json:
         print_json(hits)
         return
@@ -77,6 +122,35 @@ def query(
             for hit in hits
         ],
         right={"rank", "distance"},
+    )
+
+
+def duplicates(
+    workspace: WorkspaceOption = None,
+    within: Annotated[float, typer.Option(min=0, max=2, help="Largest distance.")] = 0.1,
+    as_json: JsonOption = False,
+) -> None:
+    """List groups of near-duplicates, each by the sample that stands for it.
+
+    Example: longtail duplicates -w my-workspace --within 0.05
+    """
+    groups = open_workspace(workspace).duplicates(within)
+    if as_json:
+        print_json(groups)
+        return
+    print_table(
+        ("group", "sample", "distance", "image"),
+        [
+            (
+                str(number),
+                member["sample_id"][:SAMPLE_ID_DIGITS],
+                f"{member['distance']:.4f}",
+                member["uri"],
+            )
+            for number, group in enumerate(groups, start=1)
+            for member in group
+        ],
+        right={"group", "distance"},
     )
 
 
@@ -130,11 +204,7 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
         ("encoder", state["encoder"]),
         ("samples", f"{state['samples']:,} from {state['uris']:,} URIs"),
         ("rejects", f"{state['rejects']:,}"),
-        (
-            "index",
-            f"{index['vectors']:,} vectors in {index['segments']} segments, "
-            f"snapshot {index['snapshot']}",
-        ),
+        ("index", index_line(index)),
         ("flags", f"{state['flags']:,} in the newest mining run"),
         ("runs", f"{state['runs']:,}"),
     ]
