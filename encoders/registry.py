@@ -11,7 +11,9 @@ module:PACKAGE.ATTRIBUTE    an encoder of one's own
 
 from __future__ import annotations
 
+import functools
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +121,16 @@ def load(
     info = _describe(spec, network, device, precision)
     module = PixelsToVectors(network.build(), info.preprocess)
     return NetworkEncoder(info, _start(module, info, device, workers, threads, compile_))
+
+
+_sharing = threading.Lock()
+_share = functools.lru_cache(maxsize=1)(load)
+
+
+def share(spec: str = DEFAULT, *, device: str = "auto", workers: int = 1) -> Encoder:
+    """The encoder that all of this process share: loaded on first use, kept until another is."""
+    with _sharing:
+        return _share(spec, device=device, workers=workers)
 
 
 def load_patches(

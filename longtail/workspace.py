@@ -6,7 +6,6 @@ Open this file first; the whole product is in view. Each method is a few lines t
 from __future__ import annotations
 
 import getpass
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -20,13 +19,14 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from longtail import runs, settings
+from longtail.examples import Examples
 from longtail.filters import Filter
 from longtail.jobs import Jobs, Watch
 from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.catalog import Catalog
-from schemas.errors import REJECT_REASONS, ImageError, NotFoundError, UsageError, WorkspaceError
+from schemas.errors import REJECT_REASONS, NotFoundError, UsageError, WorkspaceError
 from schemas.records import VERDICT_LABELS, Flag, FlagKind, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ class Workspace:
         image: str | Path | Sequence[str | Path] = (),
         *,
         sample_id: str | Sequence[str] = (),
+        text: str | None = None,
         unlike: Sequence[str | Path] = (),
         k: int = 12,
         within: float = 2.0,
@@ -159,25 +160,29 @@ class Workspace:
     ) -> pa.Table:
         """The k samples most like any of the examples, as a table of `HITS`.
 
-        image, sample_id: one example or several, files and samples together. unlike: files or
-        sample ids of what is not meant; samples nearer to these are left out. within: largest
-        distance, in [0, 2]. where: what an answer must be. apart: of samples within this distance
-        of each other only the best. Raises NotFoundError for an unknown sample or file, UsageError
-        for a file that is no image, or without an example.
+        image, sample_id: one example or several, files and samples together. text: an example in
+        words, for an encoder that embeds text. unlike: files or sample ids of what is not meant;
+        samples nearer to these are left out. within: largest distance, in [0, 2]. where: what an
+        answer must be. apart: of samples within this distance of each other only the best. Raises NotFoundError for an unknown sample or file, UsageError
+        for a file that is no image, or without an example, EncoderError for a text where the
+        encoder embeds images only.
         """
         from index.query import query
 
         images = [image] if isinstance(image, str | Path) else list(image)
         sample_ids = [sample_id] if isinstance(sample_id, str) else list(sample_id)
-        if not images and not sample_ids:
-            raise UsageError("give an image file or a sample id to query by")
+        if not images and not sample_ids and text is None:
+            raise UsageError("give an image file, a sample id or a text to query by")
         snapshot = self._snapshot()
-        positives = [self._embed(snapshot, Path(file)) for file in images]
-        positives += [self._vector(snapshot, self.resolve(prefix)) for prefix in sample_ids]
+        examples = Examples(snapshot, self.jobs)
+        positives = [examples.of_file(Path(file)) for file in images]
+        positives += [examples.of_sample(self.resolve(prefix)) for prefix in sample_ids]
+        if text is not None:
+            positives.append(examples.of_text(text))
         negatives = [
-            self._embed(snapshot, Path(one))
+            examples.of_file(Path(one))
             if Path(one).exists()
-            else self._vector(snapshot, self.resolve(str(one)))
+            else examples.of_sample(self.resolve(str(one)))
             for one in unlike
         ]
         allowed = where.sample_ids(self.catalog, self.verdicts, self.jobs.encoder.id)
@@ -422,28 +427,3 @@ class Workspace:
         if snapshot is None:
             raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
         return snapshot
-
-    def _vector(self, snapshot: Snapshot, sample_id: str) -> NDArray[np.float32]:
-        row = snapshot.sample_ids.rows([sample_id])
-        if row[0] < 0:
-            raise NotFoundError(f"sample {sample_id} is not indexed yet; run 'longtail index'")
-        return snapshot.read(row)
-
-    def _embed(self, snapshot: Snapshot, file: Path) -> NDArray[np.float32]:
-        """The vector of an image file: the stored one where the workspace holds its content."""
-        from encoders import images, registry
-
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise NotFoundError(f"{file} cannot be read: {error.strerror}") from None
-        row = snapshot.sample_ids.rows([hashlib.sha256(data).hexdigest()])
-        if row[0] >= 0:
-            return snapshot.read(row)
-        info = self.jobs.encoder
-        try:
-            image = images.decode(data, info.preprocess, self.jobs.limits)
-        except ImageError as error:
-            raise UsageError(f"{file} is not an image to query by: {error}") from None
-        encoder = registry.load(self.settings.encoder, device=self.settings.device)
-        return encoder.encode(image.pixels[np.newaxis])["high"]

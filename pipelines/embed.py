@@ -102,7 +102,6 @@ class Embed(beam.DoFn):
     def __init__(self, options: EmbedOptions, known: Shared) -> None:
         self.options = options
         self.shared_known = known
-        self.shared_encoder = Shared()
         self.clocks = {
             name: Metrics.counter("time", f"{name}_us") for name in ("read", "decode", "encode")
         }
@@ -123,9 +122,7 @@ class Embed(beam.DoFn):
     def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
         options = self.options
         # Not in setup: a run with nothing new must not pay for loading it.
-        encoder: Encoder = self.shared_encoder.acquire(
-            lambda: registry.load(options.encoder, device=options.device, workers=options.workers)
-        )
+        encoder = registry.share(options.encoder, device=options.device, workers=options.workers)
         embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
         sightings: list[tuple[ImageRef, str]] = []
         rejects: list[Reject] = []

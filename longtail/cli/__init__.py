@@ -31,6 +31,7 @@ for command in (
     jobs.export,
     jobs.forget,
     reading.status,
+    setup.encoders,
     setup.doctor,
     setup.demo,
 ):

@@ -62,6 +62,10 @@ def query(
         list[str] | None,
         typer.Option(help="A file or sample of what is not meant; repeat.", show_default=False),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Words, for an encoder that embeds text.", show_default=False),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
     within: Annotated[float, typer.Option(min=0, max=2, help="Largest distance.")] = 2.0,
     apart: Annotated[
@@ -90,7 +94,7 @@ def query(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the samples most like an image, or like any of several.
+    """Find the samples most like images, samples or, with a CLIP-like encoder, words.
 
     Example: longtail query -w my-workspace photo.jpg -k 12
     """
@@ -101,6 +105,7 @@ def query(
     hits = opened.query(
         image or (),
         sample_id=sample_id or (),
+        text=text,
         unlike=unlike or (),
         k=k,
         within=within,

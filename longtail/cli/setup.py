@@ -14,6 +14,7 @@ from longtail.cli.common import (
     print_flags,
     print_json,
     print_summary,
+    print_table,
     quieten,
 )
 
@@ -29,6 +30,32 @@ def init(
 
     Workspace.create(folder)
     print(f"made {folder / 'longtail.yaml'}; next: longtail run -w {folder} FOLDER_OF_IMAGES")
+
+
+def encoders(as_json: JsonOption = False) -> None:
+    """List what `encoder:` in the settings may be, and what is missing here to use it.
+
+    Example: longtail encoders
+    """
+    from encoders.registry import available
+
+    lines = available()
+    if as_json:
+        print_json([asdict(line) for line in lines])
+        return
+    print_table(
+        ("encoder", "dimensions", "licence", "missing"),
+        [
+            (
+                line.name,
+                " / ".join(map(str, (line.dimensions or {}).values())) or "the model's own",
+                line.licence,
+                line.missing or "-",
+            )
+            for line in lines
+        ],
+        right=set(),
+    )
 
 
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:

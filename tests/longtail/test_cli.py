@@ -327,3 +327,10 @@ def contents(workspace: Workspace) -> dict[str, list[dict[str, object]]]:
         )
         for name, table in tables.items()
     }
+
+
+def test_encoders_lists_what_can_be_used_and_how_to_get_the_rest(longtail) -> None:
+    listed = {line["name"]: line for line in json.loads(longtail("encoders", "--json").out)}
+    assert listed["efficientnet-lite0"]["dimensions"] == {"low": 24, "mid": 112, "high": 320}
+    assert "onnx:PATH" in listed
+    assert "24 / 112 / 320" in longtail("encoders").out

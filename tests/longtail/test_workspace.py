@@ -193,7 +193,7 @@ def test_queries_that_cannot_be_answered(
         mined.query(sample_id="ffffffffffff")
     with pytest.raises(NotFoundError, match="'ab' is too short"):
         mined.query(sample_id="ab")
-    with pytest.raises(UsageError, match="either an image file or a sample id"):
+    with pytest.raises(UsageError, match="give an image file, a sample id or a text"):
         mined.query()
     with pytest.raises(NotFoundError, match="no indexed samples"):
         empty.query(sample_id="ffffffffffff")

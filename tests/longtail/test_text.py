@@ -1,0 +1,50 @@
+"""A CLIP-like encoder, from the settings to a query by text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from longtail import Workspace
+from schemas.errors import EncoderError
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+VISION = {**TOWER, "num_attention_heads": 4, "image_size": 64, "patch_size": 16}
+TEXT = {**TOWER, "num_attention_heads": 4, "vocab_size": 64, "max_position_embeddings": 16}
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A small CLIP of random weights, as save_pretrained writes one."""
+    folder = tmp_path / "clip"
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = hf.CLIPConfig(vision_config=VISION, text_config=TEXT | ends, projection_dim=24)
+    hf.CLIPModel(config).save_pretrained(folder)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    names = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    vocabulary = {token: i for i, token in enumerate(names)}
+    hf.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 64}))
+    return folder
+
+
+def test_a_text_finds_images(clip: Path, photographs: Path, tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "workspace", overrides={"encoder": f"hf:{clip}"})
+    workspace.ingest([str(photographs)])
+    workspace.index()
+    hits = workspace.query(text="a crack", k=5)
+    assert hits["rank"].to_pylist() == [1, 2, 3, 4, 5]
+    distances = hits["distance"].to_numpy()
+    assert (np.diff(distances) >= 0).all()
+    assert workspace.query(text="a leaf", k=1)["distance"].to_numpy()[0] != distances[0]
+
+
+def test_an_encoder_of_images_only_says_so(workspace: Workspace) -> None:
+    with pytest.raises(EncoderError, match="embeds images only, no text; CLIP-like models"):
+        workspace.query(text="a crack")
