@@ -84,7 +84,7 @@ def test_status_and_query_as_json(longtail, mined: Workspace, photographs: Path)
         *("workspace", "encoder", "samples", "uris", "rejects", "flags", "runs", "index"),
         "last_run",
     }
-    assert set(state["index"]) == {"vectors", "segments", "snapshot"}
+    assert set(state["index"]) == {"vectors", "segments", "snapshot", "factory", "recall"}
     assert set(state["last_run"]) == SUMMARY_FIELDS
 
     image = min(photographs.iterdir())
@@ -119,7 +119,7 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
     [
         (["flags", "--kind", "strange"], "strange"),
         (["flags", "--run", "20200101"], "no mining run '20200101'"),
-        (["query"], "either an image file or a sample id"),
+        (["query"], "give an image file, a sample id or a text"),
         (["query", "--id", "0123456789ab"], "no sample whose id starts with"),
         (["verdict", "0123456789ab"], "'0123456789ab' is no verdict; end with one of edge_case"),
         (["verdict", "edge_case"], "which sample is 'edge_case'?"),

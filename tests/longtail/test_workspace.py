@@ -68,7 +68,8 @@ def test_only_what_is_new_is_done(workspace: Workspace, tmp_path: Path) -> None:
 
     assert (summary.ingested, summary.skipped, summary.rejected) == (10, 0, 0)
     assert workspace.status()["samples"] == 100
-    assert workspace.status()["index"] == {"vectors": 100, "segments": 2, "snapshot": 2}
+    index = workspace.status()["index"]
+    assert (index["vectors"], index["segments"], index["snapshot"]) == (100, 2, 2)
 
 
 def test_a_content_under_another_name_adds_its_uri(
@@ -203,7 +204,9 @@ def test_status_counts(mined: Workspace) -> None:
     state = mined.status()
     assert (state["samples"], state["uris"], state["rejects"], state["runs"]) == (90, 90, 0, 1)
     assert state["flags"] == len(mined.flags()) == state["last_run"]["flagged"]
-    assert state["index"] == {"vectors": 90, "segments": 1, "snapshot": 1}
+    assert state["index"] == {
+        **{"vectors": 90, "segments": 1, "snapshot": 1, "factory": "Flat", "recall": 1.0}
+    }
 
 
 def test_no_workspace_and_two_of_them(tmp_path: Path) -> None:
