@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from detectors.scores import Floats
+from detectors.baseline import rows_by_source
+from detectors.scores import STRANGE_Z, Floats, Mask
+
+ENOUGH = 200
+"""A source with as many calibration samples is calibrated by itself."""
+TOLERATED = 0.01
+"""Share of a clean reference that may lie beyond `STRANGE_Z`: natural tails, no more."""
+LEAST_NORMAL = 0.6
+"""A pool that is less normal than this, by Storey's estimate, is no longer exchangeable with its
+reference: a part of it comes from elsewhere, and no p-value of it means what it says."""
 
 
 def conformal_p_values(scores: NDArray[np.floating], calibration: NDArray[np.floating]) -> Floats:
@@ -33,3 +46,56 @@ def benjamini_hochberg(p_values: NDArray[np.floating], rate: float) -> NDArray[n
     if len(passing) == 0:
         return np.zeros(n, dtype=bool)
     return np.asarray(p_values <= ordered[passing[-1]])
+
+
+def p_values_by_source(
+    scores: Floats, sources: Sequence[str], calibration: Floats, calibration_sources: Sequence[str]
+) -> Floats:
+    """`conformal_p_values`, each source by its own calibration samples where it has enough."""
+    p_values = conformal_p_values(scores, calibration)
+    own = rows_by_source(calibration_sources)
+    for source, rows in rows_by_source(sources).items():
+        if len(own.get(source, ())) >= ENOUGH:
+            p_values[rows] = conformal_p_values(scores[rows], calibration[own[source]])
+    return p_values
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a run may promise. found: (n,) the discoveries, or None where no rate is promised and
+    `note` says why in one line."""
+
+    found: Mask | None
+    note: str
+
+
+def promise(p_values: Floats, calibration: Floats, rate: float) -> Promise:
+    """Discoveries (n,) at a false discovery rate, unless the data rule the promise out.
+
+    calibration: (m,) scores of the reference in robust deviations, each against the others.
+    """
+    n, m = len(p_values), len(calibration)
+    strange = int(np.sum(calibration >= STRANGE_Z))
+    if m and binomtest(strange, m, TOLERATED, alternative="greater").pvalue < 0.01:
+        return Promise(
+            None,
+            f"the reference is contaminated: {strange} of its {m} samples deviate by "
+            f"{STRANGE_Z} or more; review them and give a verdict",
+        )
+    above = int(np.sum(p_values > 0.5))
+    if n and binomtest(above, n, LEAST_NORMAL / 2, alternative="less").pvalue < 0.01:
+        return Promise(
+            None,
+            f"only {2 * above / n:.0%} of the pool look like the reference: a shift voids "
+            f"any rate; take a reference of the same sources",
+        )
+    found = benjamini_hochberg(p_values, rate)
+    floor = 1 / (m + 1)
+    at_floor = int(np.sum(p_values <= floor))
+    if not found.any() and at_floor and floor * n > rate * at_floor:
+        return Promise(
+            None,
+            f"{m} reference samples cannot prove anything at a rate of {rate:g}: the least "
+            f"p-value is {floor:.2g}; {int(np.ceil(n / (rate * at_floor)))} would do",
+        )
+    return Promise(found, f"at most {rate:.0%} of the {int(found.sum())} outliers are false alarms")

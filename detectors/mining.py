@@ -1,8 +1,8 @@
-"""One mining run over one pool: embeddings and neighbours in, findings out.
+r"""One mining run over one pool: embeddings and neighbours in, findings out.
 
-pool --> score: the larger of two ranks on one level     --> the budget's best are outliers
-     \\-> deviation: mean robust z over low, mid and high --> what is left over a threshold
-                                                             is a capture fault
+pool --> robust z of each measure, per source --> score --> budget or rate --> outliers
+                                              \-> mean over the levels --> capture faults
+outliers and faults --> groups, reasons, nearest unflagged samples
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
-from detectors import reasons, scores
-from detectors.scores import Floats, Ints
+from detectors import reasons
+from detectors.baseline import CROWD, Baseline, Measures, fit_pool
+from detectors.calibration import Promise, p_values_by_source, promise
+from detectors.feedback import rerank
+from detectors.groups import Group, find_groups
+from detectors.pool import Pool
+from detectors.registry import DEFAULT, detector
+from detectors.scores import STRANGE_Z, Floats, Ints, Mask, linear_z, share_below
+from detectors.shift import Shift, find_shifts
 from schemas.errors import UsageError
 from schemas.records import LEVELS, FlagKind, Level
 
@@ -58,52 +66,54 @@ class Budget:
 class Policy:
     """How a pool is mined.
 
-    budget: how many outliers. neighbours: k of the kNN distance. level: the one that is scored.
-    fault_threshold: mean robust z over the levels from which a sample that is no outlier is a
-    capture fault; 3.5 is the cut of Iglewicz and Hoaglin (1993). nearest: how many unflagged
-    samples to show beside a flag.
+    budget: how many outliers. fdr: the false discovery rate to promise instead, where a
+    reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
+    distance. level: the one that is scored. fault_threshold: mean robust z over the levels from
+    which a sample that is no outlier is a capture fault. nearest: how many unflagged samples to
+    show beside a flag.
     """
 
     budget: Budget = Budget(share=0.02)
+    fdr: float | None = None
+    detector: str = DEFAULT
     neighbours: int = 5
     level: Level = "high"
-    fault_threshold: float = 3.5
+    fault_threshold: float = STRANGE_Z
     nearest: int = 3
+
+    @property
+    def searched(self) -> int:
+        """How many neighbours a pool's `distances` should hold."""
+        return max(self.neighbours, CROWD)
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """n samples to be mined, and the neighbours of each.
-
-    embeddings: (n, d) finite float32 per level. quality: (n,) per statistic, NaN where unknown.
-    neighbours: (n, k) rows of this pool, nearest first, without the sample itself, -1 where
-    there are fewer than k. distances: (n, k), aligned with them, Euclidean on the scored level.
-    """
+class Reviews:
+    """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and which of
+    them were called edge cases."""
 
     sample_ids: Sequence[str]
-    sources: Sequence[str]
-    embeddings: Mapping[Level, NDArray[np.float32]]
-    quality: Mapping[str, NDArray[np.floating]]
-    neighbours: Ints
-    distances: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.sample_ids)
+    vectors: NDArray[np.floating]
+    is_edge_case: Mask
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What a run says of each of the n samples, and of its f flags in the order of their ranks.
 
-    score: (n,) in (0, 1), the share of the pool that is less strange; 0.5 is ordinary.
-    z: (n,) robust deviations per level. level: (n,) the level with the largest.
-    flagged: (f,) rows of the pool, the best first: outliers by score, then capture faults by
-    deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
+    score: (n,) robust deviations: 0 is ordinary, above 3.5 is strange, and the same in every
+    run on one baseline. p_value: (n,) in (0, 1], None without a reference. z: (n,) robust
+    deviations per level. level: (n,) the level with the largest.
+    flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
+    faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
-    fewer; nearest_distances: (f, m), NaN there.
+    fewer; nearest_distances: (f, m), NaN there. group: (f,) index into groups, -1 for none.
+    shifts: sources that moved as a whole. notes: what the run must say, one line each.
+    moved: how many outliers owe their place to verdicts.
     """
 
     score: Floats
+    p_value: Floats | None
     z: Mapping[Level, Floats]
     level: list[Level]
     flagged: Ints
@@ -111,51 +121,143 @@ class Findings:
     reasons: list[tuple[str, ...]]
     nearest: Ints
     nearest_distances: Floats
+    group: Ints
+    groups: list[Group]
+    shifts: list[Shift]
+    notes: list[str]
+    moved: int
 
 
-def mine(pool: Pool, policy: Policy) -> Findings:
+def mine(
+    pool: Pool, policy: Policy, baseline: Baseline | None = None, reviews: Reviews | None = None
+) -> Findings:
     """Scores a pool and flags what is strange in it.
 
-    A sample within the budget is an outlier whatever else is wrong with it; its reasons say the
-    rest. Only samples stranger than the middle of the pool are flagged, so that a pool of equal
-    images, or of one, has no flags. Raises ValueError if an embedding is not finite.
+    baseline: what is ordinary; fitted on the pool itself if there is none. A sample within the
+    budget is an outlier whatever else is wrong with it; its reasons say the rest. Only samples
+    stranger than the ordinary are flagged, so that a pool of equal images, or of one, has no
+    flags. Raises ValueError if an embedding is not finite, UsageError for an unknown detector.
     """
-    distance = {level: _trimmed_mahalanobis(pool.embeddings[level]) for level in LEVELS}
-    z = {level: scores.fit_scale(values).z(values) for level, values in distance.items()}
-    isolation = scores.knn_distance(pool.distances, policy.neighbours)
-    score, order = scores.larger_rank(isolation, distance[policy.level])
+    of_reference = baseline is not None
+    baseline = baseline or fit_pool(pool, policy.level, policy.neighbours)
+    raw = baseline.measure(pool)
+    z, shifts = _settle_sources(pool, raw, baseline, of_reference)
+    score = _score(pool, z, baseline, policy)
+    p_value = None
+    if of_reference and policy.detector == DEFAULT:
+        calibration = baseline.score(baseline.z)
+        p_value = p_values_by_source(score, pool.sources, calibration, baseline.sources)
+    found, notes = _promised(p_value, baseline, policy, shifts)
 
-    outliers = order[: policy.budget.of(len(pool))]
-    outliers = outliers[score[outliers] > 0.5]
+    prior = share_below(score)
+    merit = prior if reviews is None else _merit(score, pool, policy, reviews)
+    candidates = np.flatnonzero(score > 0 if found is None else found)
+    count = policy.budget.of(len(pool)) if found is None else len(candidates)
+    outliers, unmoved = (
+        candidates[np.argsort(-worth[candidates], kind="stable")][:count]
+        for worth in (merit, prior)
+    )
+
     deviation = np.mean([z[level] for level in LEVELS], axis=0)
-    faulty = deviation >= policy.fault_threshold
-    faults = np.setdiff1d(np.flatnonzero(faulty), outliers)
+    faults = np.setdiff1d(np.flatnonzero(deviation >= policy.fault_threshold), outliers)
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
+    nearest, nearest_distances = nearest_unflagged(pool, flagged, policy)
+    closest = nearest_distances[:, 0] if policy.nearest else np.full(len(flagged), np.nan)
+    group, groups = find_groups(pool.embeddings[policy.level][flagged], closest)
 
     usual = reasons.UsualRange(pool.sources, pool.quality)
     why = [
         (
             *reasons.level_reasons(z, row),
-            *reasons.isolation_reasons(isolation, row, policy.neighbours),
+            *reasons.isolation_reasons(raw["isolation"], row, policy.neighbours),
             *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
+            *confirmed,
             *usual.reasons(row),
         )
-        or (reasons.rank_reason(score, row, policy.level),)
-        for row in flagged
+        or (reasons.score_reason(score, row),)
+        for row, confirmed in zip(
+            flagged, _confirmed(pool, flagged, policy, closest, reviews), strict=True
+        )
     ]
-    kinds = [*repeat(OUTLIER, len(outliers)), *repeat(CAPTURE_FAULT, len(faults))]
-    nearest, nearest_distances = nearest_unflagged(pool, flagged, policy)
     return Findings(
         score=score,
-        z=z,
+        p_value=p_value,
+        z={level: z[level] for level in LEVELS},
         level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
         flagged=flagged,
-        kinds=kinds,
+        kinds=[*repeat(OUTLIER, len(outliers)), *repeat(CAPTURE_FAULT, len(faults))],
         reasons=why,
         nearest=nearest,
         nearest_distances=nearest_distances,
+        group=group,
+        groups=groups,
+        shifts=shifts,
+        notes=[*map(str, shifts), *notes],
+        moved=len(np.setdiff1d(outliers, unmoved)),
     )
+
+
+def _settle_sources(
+    pool: Pool, raw: Measures, baseline: Baseline, of_reference: bool
+) -> tuple[Measures, list[Shift]]:
+    """Robust z of every measure, with a source that moved as a whole judged by itself."""
+    if not of_reference:
+        pooled = {name: baseline.scales.pooled[name].z(values) for name, values in raw.items()}
+        shifts = find_shifts(pooled, pool.sources, pooled, pool.sources, pool.times)
+        return baseline.z, shifts
+    z = baseline.scales.z(raw, pool.sources)
+    shifts = find_shifts(z, pool.sources, baseline.z, baseline.sources, pool.times)
+    moved = [shift.source for shift in shifts]
+    scales = baseline.scales.learned(raw, pool.sources, moved)
+    return (scales.z(raw, pool.sources) if moved else z), shifts
+
+
+def _score(pool: Pool, z: Measures, baseline: Baseline, policy: Policy) -> Floats:
+    if policy.detector == DEFAULT:
+        return baseline.score(z)
+    values = detector(policy.detector)(pool, baseline)
+    return linear_z(values)
+
+
+def _promised(
+    p_value: Floats | None, baseline: Baseline, policy: Policy, shifts: Sequence[Shift]
+) -> tuple[Mask | None, list[str]]:
+    """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
+    if policy.fdr is None:
+        return None, []
+    if p_value is None:
+        promised = Promise(None, "there is no clean reference; pass --reference")
+    elif shifts:
+        promised = Promise(None, "a source has shifted away from the reference")
+    else:
+        promised = promise(p_value, baseline.score(baseline.z), policy.fdr)
+    if promised.found is None:
+        return None, [f"no rate is promised, ranked to the budget instead: {promised.note}"]
+    return promised.found, [promised.note]
+
+
+def _merit(score: Floats, pool: Pool, policy: Policy, reviews: Reviews) -> Floats:
+    vectors = pool.embeddings[policy.level]
+    return rerank(score, vectors, reviews.vectors, reviews.is_edge_case)
+
+
+def _confirmed(
+    pool: Pool, flagged: Ints, policy: Policy, closest: Floats, reviews: Reviews | None
+) -> list[tuple[str, ...]]:
+    """Per flag, the confirmed edge case that is nearer than every unflagged sample."""
+    none: list[tuple[str, ...]] = [()] * len(flagged)
+    if reviews is None or not reviews.is_edge_case.any() or not len(flagged):
+        return none
+    names = np.asarray(reviews.sample_ids)[reviews.is_edge_case]
+    gaps = cdist(pool.embeddings[policy.level][flagged], reviews.vectors[reviews.is_edge_case])
+    own = np.asarray(pool.sample_ids)[flagged][:, None] == names[None]
+    gaps[own] = np.inf
+    best = gaps.argmin(axis=1)
+    return [
+        reasons.confirmed_reasons(names[i], gap) if gap < limit or np.isnan(limit) else ()
+        for i, gap, limit in zip(best, gaps.min(axis=1), closest, strict=True)
+    ]
 
 
 def nearest_unflagged(pool: Pool, flagged: Ints, policy: Policy) -> tuple[Ints, Floats]:
@@ -183,7 +285,3 @@ def nearest_unflagged(pool: Pool, flagged: Ints, policy: Policy) -> tuple[Ints, 
         rows[block, :m] = normal[np.take_along_axis(closest, order, axis=1)]
         distances[block, :m] = np.take_along_axis(exact, order, axis=1)
     return rows, distances
-
-
-def _trimmed_mahalanobis(vectors: NDArray[np.float32]) -> Floats:
-    return scores.fit_trimmed(vectors).distance(vectors) if len(vectors) else np.zeros(0)

@@ -33,7 +33,7 @@ ENOUGH = 100
 """With fewer samples of a source its usual range is not known, and the whole pool's is used."""
 
 
-def level_reasons(z: Mapping[Level, Floats], row: int) -> list[str]:
+def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     """The levels at which a sample deviates, the furthest first.
 
     z: (n,) robust deviations per level. A string reads "high level (whole object) deviates by
@@ -47,12 +47,10 @@ def level_reasons(z: Mapping[Level, Floats], row: int) -> list[str]:
     ]
 
 
-def rank_reason(score: Floats, row: int, level: Level) -> str:
-    """What can always be said of an outlier: "stranger than 98.2% of the pool, by its parts".
-
-    score: (n,) shares of the pool that are less strange.
-    """
-    return f"stranger than {_percent(score[row])} of the pool, by its {MEANING[level]}"
+def score_reason(score: Floats, row: int) -> str:
+    """What can always be said of an outlier: "score 2.7, stranger than 98.2% of the pool"."""
+    share = float(np.mean(score < score[row]))
+    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the pool"
 
 
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
@@ -71,7 +69,7 @@ def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
 
 
 def fault_reasons(
-    z: Mapping[Level, Floats], deviation: Floats, row: int, threshold: float
+    z: Mapping[str, Floats], deviation: Floats, row: int, threshold: float
 ) -> list[str]:
     """Says that the image as captured may be broken: noise, blur, exposure, dead pixels.
 
@@ -80,6 +78,15 @@ def fault_reasons(
     if deviation[row] < threshold or z["low"][row] < NOTABLE_Z:
         return []
     return [f"may be a capture fault: {deviation[row]:.1f} robust deviations on average"]
+
+
+def confirmed_reasons(sample_id: str, distance: float) -> tuple[str, ...]:
+    """Says which confirmed edge case is nearer than any normal image; none if infinitely far."""
+    if not np.isfinite(distance):
+        return ()
+    return (
+        f"{distance:.2f} from confirmed edge case {sample_id[:12]}, nearer than any normal image",
+    )
 
 
 class UsualRange:

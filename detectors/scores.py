@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from scipy.stats import rankdata
-from sklearn.covariance import ledoit_wolf
+from scipy.stats import norm, rankdata
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 NORMAL_MAD = 1.4826
 """Median absolute deviation times this is the standard deviation of a normal sample."""
@@ -23,9 +24,11 @@ NORMAL_MEAN_AD = 1.2533
 """The same for the mean absolute deviation."""
 LEAST = 1e-6
 """Smaller distances are taken for this one: below lie rounding errors, and log 0."""
+STRANGE_Z = 3.5
+"""Robust deviations from which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
 
 
-def as_matrix(vectors: NDArray[np.floating]) -> Floats:
+def as_matrix(vectors: ArrayLike) -> Floats:
     """(n, d) as float64. Raises ValueError for another shape or a value that is not finite."""
     X = np.asarray(vectors, dtype=np.float64)
     if X.ndim != 2:
@@ -41,12 +44,12 @@ def as_matrix(vectors: NDArray[np.floating]) -> Floats:
 def knn_distance(distances: NDArray[np.floating], k: int = 5) -> Floats:
     """Mean distance to the k nearest neighbours (Angiulli and Pizzuti, 2002).
 
-    distances: (n, m) to other samples, nearest first; a negative or NaN distance stands for a
-    missing neighbour. With fewer than k neighbours the mean is over those that exist; without
-    any it is 0, for nothing says that the sample is strange. Returns (n,).
+    distances: (n, m) to other samples, nearest first; one that is negative, NaN or infinite
+    stands for a missing neighbour. With fewer than k neighbours the mean is over those that
+    exist; without any it is 0, for nothing says that the sample is strange. Returns (n,).
     """
     near = np.asarray(distances, dtype=np.float64)[:, :k]
-    exists = near >= 0
+    exists = (near >= 0) & np.isfinite(near)
     total = np.where(exists, near, 0.0).sum(axis=1)
     mean: Floats = total / np.maximum(exists.sum(axis=1), 1)
     return mean
@@ -62,7 +65,7 @@ class Gaussian:
     mean: Floats
     factor: Floats
 
-    def distance(self, vectors: NDArray[np.floating]) -> Floats:
+    def distance(self, vectors: ArrayLike) -> Floats:
         """Mahalanobis distance of each row of (n, d) to the mean: (n,), >= 0."""
         centred = as_matrix(vectors) - self.mean
         white = solve_triangular(self.factor, centred.T, lower=True, overwrite_b=True)
@@ -70,20 +73,18 @@ class Gaussian:
         return distance
 
 
-def fit_gaussian(vectors: NDArray[np.floating], floor: float = 0.0) -> Gaussian:
-    """Mean and Ledoit-Wolf shrunk covariance (Ledoit and Wolf, 2004) of (n, d) vectors, n >= 1.
+def fit_gaussian(vectors: ArrayLike, floor: float = 0.0) -> Gaussian:
+    """Mean and Ledoit-Wolf shrunk covariance (Ledoit and Wolf, 2004) of (n, d) vectors.
 
     floor: the least variance of any direction. Below it lie only rounding errors; it keeps the
     covariance of constant or too few vectors invertible.
     """
     X = as_matrix(vectors)
-    n, d = X.shape
-    covariance = ledoit_wolf(X)[0] if n > 1 else np.zeros((d, d))
-    covariance[np.diag_indices(d)] += max(floor, np.finfo(np.float64).tiny)
-    return Gaussian(X.mean(axis=0), np.linalg.cholesky(covariance))
+    mean, covariance, target, shrinkage = _moments(X)
+    return _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
 
 
-def fit_trimmed(vectors: NDArray[np.floating], keep: float = 0.9, rounds: int = 3) -> Gaussian:
+def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> Gaussian:
     """`fit_gaussian`, refitted `rounds` times on the `keep` share of samples nearest to it.
 
     These are the concentration steps of the minimum covariance determinant (Rousseeuw and Van
@@ -92,12 +93,53 @@ def fit_trimmed(vectors: NDArray[np.floating], keep: float = 0.9, rounds: int = 
     mode of what is normal.
     """
     X = as_matrix(vectors)
-    floor = 1e-6 * float(X.var(axis=0).mean())
+    floor = _floor(X)
     gaussian = fit_gaussian(X, floor)
-    for _ in range(rounds):
+    for _ in range(rounds if len(X) else 0):
         distance = gaussian.distance(X)
         gaussian = fit_gaussian(X[distance <= np.quantile(distance, keep)], floor)
     return gaussian
+
+
+def fit_left_out(vectors: ArrayLike) -> tuple[Gaussian, Floats]:
+    """`fit_gaussian` of (n, d), and each sample's distance to the fit of the n - 1 others.
+
+    In many dimensions a sample that took part in a fit looks closer to it than a new one of the
+    same kind, and a calibration on such distances would promise too much. The shrinkage is that
+    of all samples; the rest is the exact rank-one downdate (Sherman and Morrison, 1950).
+    """
+    X = as_matrix(vectors)
+    n = len(X)
+    mean, covariance, target, shrinkage = _moments(X)
+    floor = _floor(X)
+    fitted = _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
+    if n < 3:
+        return fitted, np.zeros(n)
+    inflated = n / (n - 1)
+    others = _gaussian(mean, (1 - shrinkage) * inflated * covariance, shrinkage * target + floor)
+    squares = others.distance(X) ** 2
+    own = (1 - shrinkage) * inflated**2 / n * squares
+    return fitted, inflated * np.sqrt(squares / np.maximum(1 - own, LEAST))
+
+
+def _moments(X: Floats) -> tuple[Floats, Floats, float, float]:
+    """Mean (d,), covariance (d, d), its mean variance, and how far to shrink the one to it."""
+    n, d = X.shape
+    mean: Floats = X.sum(axis=0) / max(n, 1)
+    centred = X - mean
+    covariance: Floats = centred.T @ centred / max(n, 1)
+    shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True)) if n > 1 else 0.0
+    return mean, covariance, float(np.trace(covariance)) / max(d, 1), shrinkage
+
+
+def _gaussian(mean: Floats, covariance: Floats, ridge: float) -> Gaussian:
+    ridged = covariance.copy()
+    ridged[np.diag_indices(len(ridged))] += max(ridge, np.finfo(np.float64).tiny)
+    return Gaussian(mean, np.asarray(np.linalg.cholesky(ridged), dtype=np.float64))
+
+
+def _floor(X: Floats) -> float:
+    return 1e-6 * float(X.var(axis=0).mean()) if len(X) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +159,13 @@ class Scale:
             return np.zeros(len(distances))
         return (_log(distances) - self.centre) / self.spread
 
+    def towards(self, other: Scale, weight: float) -> Scale:
+        """Shrunk towards another by `weight` in [0, 1]; at 0 it is itself."""
+        return Scale(
+            (1 - weight) * self.centre + weight * other.centre,
+            (1 - weight) * self.spread + weight * other.spread,
+        )
+
 
 def fit_scale(distances: NDArray[np.floating]) -> Scale:
     """Median and MAD (Iglewicz and Hoaglin, 1993) of log distances, in normal deviations.
@@ -128,13 +177,40 @@ def fit_scale(distances: NDArray[np.floating]) -> Scale:
         return Scale(0.0, 0.0)
     values = _log(distances)
     centre = float(np.median(values))
-    deviation = np.abs(values - centre)
-    spread = NORMAL_MAD * float(np.median(deviation))
-    return Scale(centre, spread or NORMAL_MEAN_AD * float(deviation.mean()))
+    return Scale(centre, _spread(values - centre))
+
+
+def linear_z(values: Floats) -> Floats:
+    """Robust deviations of scores of any sign and unit from their median: (n,)."""
+    if len(values) == 0:
+        return values
+    deviation = values - np.median(values)
+    spread = _spread(deviation)
+    return deviation / spread if spread else np.zeros(len(values))
+
+
+def _spread(deviation: Floats) -> float:
+    size = np.abs(deviation)
+    return NORMAL_MAD * float(np.median(size)) or NORMAL_MEAN_AD * float(size.mean())
 
 
 def _log(distances: NDArray[np.floating]) -> Floats:
     return np.log(np.maximum(np.asarray(distances, dtype=np.float64), LEAST))
+
+
+def combined(isolation: Floats, distance: Floats, crowd: Floats) -> Floats:
+    """The default score of a sample, in robust deviations: 0 is ordinary, above 3.5 is strange.
+
+    isolation, distance, crowd: (n,) robust z of the mean distance to the 5 nearest neighbours,
+    of the trimmed Mahalanobis distance, and of the mean distance to a whole crowd of neighbours.
+
+    The first two fail differently on single oddities, so their tail probabilities under a normal
+    law are averaged: the mean of two ranks, without the ceiling of a rank. A group of alike
+    oddities fills its own neighbourhood and stretches its own covariance; only the crowd sees
+    it. As the crowd is a poor judge of anything less, it is heard from 3.5 deviations on.
+    """
+    single: Floats = norm.isf((norm.sf(isolation) + norm.sf(distance)) / 2)
+    return np.where(crowd >= STRANGE_Z, np.maximum(single, crowd), single)
 
 
 def share_below(values: NDArray[np.floating]) -> Floats:
@@ -145,16 +221,3 @@ def share_below(values: NDArray[np.floating]) -> Floats:
     if len(values) == 0:
         return np.zeros(0)
     return np.asarray((rankdata(values) - 0.5) / len(values), dtype=np.float64)
-
-
-def larger_rank(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[Floats, Ints]:
-    """The larger of each sample's ranks under two scores, and the order it gives.
-
-    Two judges that fail differently: single oddities stand out by their distance to neighbours,
-    groups of alike ones by their distance to the bulk, and a mean of both would dilute either.
-    Returns the larger `share_below` (n,), in (0, 1), and the rows (n,) from the strangest on;
-    of equal ones the one whose other rank is larger comes first.
-    """
-    a, b = share_below(first), share_below(second)
-    larger, smaller = np.maximum(a, b), np.minimum(a, b)
-    return larger, np.lexsort((-smaller, -larger)).astype(np.int64)

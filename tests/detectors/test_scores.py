@@ -16,7 +16,7 @@ def test_knn_distance_is_the_mean_over_the_nearest(rng):
 
 
 def test_knn_distance_leaves_missing_neighbours_out():
-    distances = np.array([[0.2, 0.4, np.nan], [0.3, -1.0, -1.0], [-1.0, -1.0, -1.0]])
+    distances = np.array([[0.2, 0.4, np.nan], [0.3, -1.0, np.inf], [-1.0, -1.0, -1.0]])
     np.testing.assert_allclose(scores.knn_distance(distances, 5), [0.3, 0.3, 0.0])
 
 
@@ -81,16 +81,40 @@ def test_share_below_is_strictly_between_0_and_1(values):
     assert len(shares) == 0 or np.isclose(shares.mean(), 0.5)
 
 
-def test_larger_rank_takes_each_judges_favourite_first():
-    first = np.array([9.0, 1.0, 2.0, 3.0])
-    second = np.array([1.0, 9.0, 3.0, 2.0])
-    score, order = scores.larger_rank(first, second)
-    np.testing.assert_allclose(score, [0.875, 0.875, 0.625, 0.625])
-    assert set(order[:2]) == {0, 1}
+def test_a_left_out_distance_is_that_to_a_fit_of_the_others(rng):
+    X = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 6))
+    shrinkage = LedoitWolf().fit(X).shrinkage_
+    target = X.var(axis=0).mean()
+    expected = []
+    for i in range(len(X)):
+        others = np.delete(X, i, axis=0)
+        covariance = (1 - shrinkage) * np.cov(others.T, bias=True)
+        covariance += shrinkage * target * np.eye(6)
+        gap = X[i] - others.mean(axis=0)
+        expected.append(np.sqrt(gap @ np.linalg.solve(covariance, gap)))
+    np.testing.assert_allclose(scores.fit_left_out(X)[1], expected, rtol=1e-4)
 
 
-def test_larger_rank_breaks_ties_by_the_other_rank():
-    first = np.array([1.0, 2.0, 3.0, 4.0])
-    second = np.array([4.0, 1.0, 2.0, 3.0])
-    _, order = scores.larger_rank(first, second)
-    assert order.tolist() == [3, 0, 2, 1]
+def test_left_out_distances_are_distributed_as_those_of_new_samples(rng):
+    spectrum = np.arange(1, 151) ** -1.0
+    X, new = spectrum * rng.normal(size=(2, 400, 150))
+    gaussian, left_out = scores.fit_left_out(X)
+    assert abs(np.median(left_out) / np.median(gaussian.distance(new)) - 1) < 0.02
+    assert np.median(gaussian.distance(X)) < 0.95 * np.median(left_out)
+
+
+def test_the_combination_averages_tails_and_hears_a_crowd_only_when_it_is_sure():
+    three = np.full(4, 3.0)
+    np.testing.assert_allclose(
+        scores.combined(three, three, np.array([-1.0, 3.0, 3.4, 6.0])), [3, 3, 3, 6]
+    )
+    assert scores.combined(np.zeros(1), np.zeros(1), np.zeros(1)).tolist() == [0.0]
+    odd = scores.combined(np.array([9.0, 40.0]), np.array([0.0, 40.0]), np.zeros(2))
+    assert 0.6 < odd[0] < 0.7  # one judge's certainty is the other's indifference: p = 1/4
+    assert odd[1] > 30
+
+
+def test_linear_z_is_scaled_to_a_normal_law(rng):
+    z = scores.linear_z(-7 + 3 * rng.normal(size=20_001))
+    assert abs(z.std() - 1) < 0.03
+    assert not scores.linear_z(np.full(5, 2.0)).any()

@@ -1,0 +1,34 @@
+"""What a mining run is given: the samples of a pool, or of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """n samples and how far their neighbours are.
+
+    embeddings: (n, d) finite float32 per level. quality: (n,) per statistic, NaN where unknown.
+    distances: (n, k) float32, Euclidean on the scored level to the k nearest other samples of
+    the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
+    times: (n,) datetime64, when each was captured, NaT where unknown; None where nobody knows.
+    uncertainty: (n,) of a user's own model, NaN where unknown; None where there is no model.
+    """
+
+    sample_ids: Sequence[str]
+    sources: Sequence[str]
+    embeddings: Mapping[Level, NDArray[np.float32]]
+    quality: Mapping[str, NDArray[np.floating]]
+    distances: NDArray[np.float32]
+    times: NDArray[np.datetime64] | None = None
+    uncertainty: NDArray[np.floating] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)

@@ -1,0 +1,151 @@
+"""Detectors by name: each a plain function from a pool to scores, larger for stranger.
+
+default       the combination of `detectors.scores.combined`; the one with p-values
+knn           mean distance to the nearest neighbours (Angiulli and Pizzuti, 2002)
+mahalanobis   to the trimmed, shrunk bulk (Rousseeuw and Van Driessen, 1999)
+lof           local outlier factor (Breunig et al., 2000)
+pca           what 99% of the variance does not explain (Jackson and Mudholkar, 1979)
+levels        mean robust deviation over low, mid and high
+uncertainty   the doubt of a user's own model, from the samples' metadata
+module:P:F    function F of the importable module P, of the signature below
+pyod:NAME     any detector of PyOD by its class, such as pyod:IForest
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.neighbors import LocalOutlierFactor
+
+from detectors.baseline import Baseline
+from detectors.pool import Pool
+from detectors.scores import Floats, as_matrix
+from schemas.errors import UsageError
+from schemas.records import LEVELS
+
+Detector = Callable[[Pool, Baseline], Floats]
+"""Scores (n,) of a pool's samples; the baseline holds their fit and names the scored level."""
+
+DEFAULT = "default"
+VARIANCE = 0.99
+LOF_NEIGHBOURS = 20
+
+
+def default(pool: Pool, baseline: Baseline) -> Floats:
+    """Single oddities and groups of alike ones; see `detectors.scores.combined`."""
+    return baseline.score(_z(pool, baseline))
+
+
+def knn(pool: Pool, baseline: Baseline) -> Floats:
+    """Mean distance to the nearest neighbours."""
+    return baseline.measure(pool)["isolation"]
+
+
+def mahalanobis(pool: Pool, baseline: Baseline) -> Floats:
+    """Distance to the bulk of the scored level."""
+    return baseline.measure(pool)[baseline.level]
+
+
+def levels(pool: Pool, baseline: Baseline) -> Floats:
+    """Mean robust deviation over the levels, which capture faults raise."""
+    z = _z(pool, baseline)
+    return np.asarray(np.mean([z[level] for level in LEVELS], axis=0), dtype=np.float64)
+
+
+def lof(pool: Pool, baseline: Baseline) -> Floats:
+    """How much sparser a sample's surroundings are than its neighbours' own."""
+    X = as_matrix(pool.embeddings[baseline.level])
+    if len(X) < 3:
+        return np.zeros(len(X))
+    model = LocalOutlierFactor(min(LOF_NEIGHBOURS, len(X) - 1)).fit(X)
+    return np.asarray(-model.negative_outlier_factor_, dtype=np.float64)
+
+
+def pca(pool: Pool, baseline: Baseline) -> Floats:
+    """Length of what the leading components, 99% of the variance, leave of a vector."""
+    X = as_matrix(pool.embeddings[baseline.level])
+    if len(X) < 3 or not X.var(axis=0).any():
+        return np.zeros(len(X))
+    model = PCA(VARIANCE, svd_solver="full").fit(X)
+    residual = X - model.inverse_transform(model.transform(X))
+    return np.asarray(np.linalg.norm(residual, axis=1), dtype=np.float64)
+
+
+def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
+    """The user's model's doubt; a sample without one counts as sure."""
+    if pool.uncertainty is None or np.isnan(pool.uncertainty).all():
+        raise UsageError(
+            "detector 'uncertainty' needs an 'uncertainty' or 'prediction' column in a manifest"
+        )
+    least = float(np.nanmin(pool.uncertainty))
+    return np.nan_to_num(np.asarray(pool.uncertainty, dtype=np.float64), nan=least)
+
+
+def _z(pool: Pool, baseline: Baseline) -> dict[str, Floats]:
+    return baseline.scales.z(baseline.measure(pool), pool.sources)
+
+
+DETECTORS: Mapping[str, Detector] = {
+    DEFAULT: default,
+    "knn": knn,
+    "mahalanobis": mahalanobis,
+    "lof": lof,
+    "pca": pca,
+    "levels": levels,
+    "uncertainty": uncertainty,
+}
+
+
+def detector(name: str) -> Detector:
+    """The detector of this name. Raises UsageError that lists those there are."""
+    if name in DETECTORS:
+        return DETECTORS[name]
+    kind, _, rest = name.partition(":")
+    if kind == "module":
+        return _checked(name, _of_module(name, rest))
+    if kind == "pyod":
+        return _checked(name, _of_pyod(name, rest))
+    known = ", ".join(DETECTORS)
+    raise UsageError(f"detector '{name}' is none of {known}, module:P:F or pyod:NAME")
+
+
+def _of_module(name: str, path: str) -> Detector:
+    module, _, function = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"detector '{name}' cannot be imported: {error}") from error
+    if not callable(found):
+        raise UsageError(f"detector '{name}' is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _of_pyod(name: str, class_name: str) -> Detector:
+    try:
+        module = importlib.import_module(f"pyod.models.{class_name.lower()}")
+    except ImportError as error:
+        raise UsageError(f"detector '{name}' needs PyOD: {error}; pip install pyod") from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'")
+
+    def fit(pool: Pool, baseline: Baseline) -> Floats:
+        return np.asarray(found().fit(as_matrix(pool.embeddings[baseline.level])).decision_scores_)
+
+    return fit
+
+
+def _checked(name: str, found: Detector) -> Detector:
+    def check(pool: Pool, baseline: Baseline) -> Floats:
+        scores = np.asarray(found(pool, baseline), dtype=np.float64)
+        if scores.shape != (len(pool),) or not np.isfinite(scores).all():
+            raise UsageError(
+                f"detector '{name}' must give {len(pool)} finite scores, "
+                f"not {scores.shape} with {int((~np.isfinite(scores)).sum())} that are not finite"
+            )
+        return scores
+
+    return check

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+
+from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
+from detectors.mining import Budget, Policy, Reviews, mine
+from detectors.pool import Pool
+from schemas.errors import CorruptionError
+
+
+def test_a_saved_baseline_scores_as_the_fitted_one(ordinary, tmp_path):
+    reference = ordinary(300)
+    baseline = fit_reference(reference, about={"encoder": "e", "snapshot": 3})
+    pool = ordinary(80, near=reference)
+    baseline.save(tmp_path / "known.npz")
+    loaded = Baseline.load(tmp_path / "known.npz")
+    assert loaded.about == {"encoder": "e", "snapshot": 3}
+    first, second = (mine(pool, Policy(), each) for each in (baseline, loaded))
+    np.testing.assert_array_equal(first.score, second.score)
+    np.testing.assert_array_equal(first.p_value, second.p_value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+def test_a_damaged_state_is_named_with_the_way_out(damage, ordinary, tmp_path):
+    path = tmp_path / "known.npz"
+    fit_reference(ordinary(50)).save(path)
+    path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
+    with pytest.raises(CorruptionError, match=r"known.npz.*fit it again"):
+        Baseline.load(path)
+
+
+def test_a_score_means_the_same_whatever_else_is_in_the_pool(ordinary):
+    reference = ordinary(300)
+    baseline = fit_reference(reference)
+    pool = ordinary(100, near=reference)
+    alone = mine(pool, Policy(), baseline).score[:10]
+    ten = Pool(
+        sample_ids=pool.sample_ids[:10],
+        sources=pool.sources[:10],
+        embeddings={level: X[:10] for level, X in pool.embeddings.items()},
+        quality={},
+        distances=pool.distances[:10],
+    )
+    np.testing.assert_allclose(mine(ten, Policy(), baseline).score, alone)
+
+
+def test_a_large_source_is_judged_by_itself_and_a_small_one_by_all(rng):
+    near, far = np.exp(rng.normal(size=2000)), np.exp(4 + rng.normal(size=2000))
+    lone = np.exp(4 + rng.normal(size=3))
+    raw = {"high": np.concatenate([near, far, lone])}
+    sources = ["near"] * 2000 + ["far"] * 2000 + ["lone"] * 3
+    z = fit_scales(raw, sources).z(raw, sources)["high"]
+    assert abs(np.median(z[2000:4000])) < 0.2
+    assert z[4000:].min() > -0.5
+    alone = {"high": np.concatenate([near, lone])}
+    sources = ["near"] * 2000 + ["lone"] * 3
+    assert fit_scales(alone, sources).z(alone, sources)["high"][2000:].max() > 3
+
+
+def test_samples_of_the_reference_are_held_against_the_others(ordinary):
+    reference = ordinary(300)
+    baseline = fit_reference(reference)
+    fresh = mine(ordinary(300, near=reference), Policy(), baseline)
+    assert abs(np.median(fresh.score) - np.median(baseline.score(baseline.z))) < 0.3
+
+
+def test_p_values_of_normal_samples_are_uniform_and_of_odd_ones_small(ordinary):
+    reference = ordinary(400)
+    findings = mine(ordinary(300, odd=6, near=reference), Policy(), fit_reference(reference))
+    assert findings.p_value[:6].max() == pytest.approx(1 / 401)
+    assert 0.03 < np.mean(findings.p_value[6:] <= 0.1) < 0.2
+
+
+def test_a_rate_is_promised_from_a_clean_reference(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(300, odd=20, near=reference)
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1), fit_reference(reference))
+    outliers = [r for r, k in zip(findings.flagged, findings.kinds, strict=True) if k == "outlier"]
+    assert set(range(20)) <= set(outliers)
+    assert len(outliers) <= 25
+    assert findings.notes == [f"at most 10% of the {len(outliers)} outliers are false alarms"]
+
+
+@pytest.mark.parametrize("reason", ["no clean reference", "contaminated", "shift", "cannot prove"])
+def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
+    sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (60, 0, 1)}
+    known, dirty, odd = sizes.get(reason, (400, 0, 4))
+    reference = ordinary(known, wild=dirty)
+    pool = ordinary(300, odd=odd, near=reference)
+    baseline = None if reason == "no clean reference" else fit_reference(reference)
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1), baseline)
+    assert findings.kinds.count("outlier") == 3
+    assert reason in findings.notes[-1]
+    assert "ranked to the budget" in findings.notes[-1]
+
+
+def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):
+    reference = ordinary(400, source="day")
+    start = np.datetime64("2026-03-01T00:00:00")
+    pool = ordinary(200, odd=200, near=reference, source="night", start=start)
+    findings = mine(pool, Policy(Budget(share=0.02)), fit_reference(reference))
+    assert len(findings.shifts) == 1
+    shift = findings.shifts[0]
+    assert shift.source == "night"
+    assert shift.deviations > 1
+    assert shift.p_value < 1e-6
+    assert shift.since == start
+    assert "source 'night' has shifted" in findings.notes[0]
+    assert len(findings.flagged) < 15
+
+
+def test_the_usual_pool_has_no_shift(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(200, near=reference)
+    assert mine(pool, Policy(), fit_reference(reference)).shifts == []
+
+
+def test_verdicts_move_what_is_like_them(ordinary):
+    pool = ordinary(300, odd=8)
+    before = mine(pool, Policy(Budget(count=8)))
+    junk = before.flagged[:1]
+    high = pool.embeddings["high"]
+    reviews = Reviews([pool.sample_ids[i] for i in junk], high[junk], np.array([False]))
+    after = mine(pool, Policy(Budget(count=8)), reviews=reviews)
+    assert after.flagged[0] != junk[0]
+    assert not np.isin(after.flagged[:8], np.arange(8)).any()
+    assert after.moved == 8
+    np.testing.assert_array_equal(before.score, after.score)
+
+
+def test_a_confirmed_edge_case_nearby_is_a_reason(ordinary):
+    pool = ordinary(300, odd=8)
+    high = pool.embeddings["high"]
+    reviews = Reviews([pool.sample_ids[3]], high[3:4], np.array([True]))
+    findings = mine(pool, Policy(Budget(count=8)), reviews=reviews)
+    other = next(i for i, row in enumerate(findings.flagged) if row != 3 and row < 8)
+    assert f"from confirmed edge case {pool.sample_ids[3][:12]}" in " ".join(
+        findings.reasons[other]
+    )
+
+
+def test_alike_flags_form_a_group_with_a_medoid(ordinary):
+    findings = mine(ordinary(300, odd=8), Policy(Budget(count=16)))
+    group = findings.group[np.flatnonzero(findings.flagged < 8)]
+    assert len(set(group)) == 1
+    assert group[0] >= 0
+    found = findings.groups[group[0]]
+    assert found.size == 8
+    assert findings.flagged[found.medoid] < 8
+    assert 0 < found.spread < 1
+
+
+def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
+    pool = ordinary(300, odd=5)
+    findings = mine(pool, Policy(Budget(count=5)))
+    assert findings.p_value is None
+    np.testing.assert_array_equal(findings.score, fit_pool(pool).score(fit_pool(pool).z))

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from detectors.disagreement import entropy, loss, margin
+
+PREDICTIONS = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
+
+
+def test_entropy_agrees_with_scipy():
+    np.testing.assert_allclose(entropy(PREDICTIONS), stats.entropy(PREDICTIONS, axis=1), atol=1e-9)
+
+
+def test_margin_of_hand_computed_cases():
+    np.testing.assert_allclose(margin(PREDICTIONS), [0, 1, 1, 0.5])
+    assert margin([[1.0]]).tolist() == [0.0]
+
+
+def test_loss_is_high_where_the_model_is_sure_and_wrong():
+    values = loss(PREDICTIONS[[0, 0, 3]], np.array([0, 1, 1]))
+    np.testing.assert_allclose(values[[0, 2]], [0, -np.log(0.2)], atol=1e-9)
+    assert values[1] > 20
+
+
+def test_counts_are_taken_for_shares():
+    np.testing.assert_allclose(entropy(7 * PREDICTIONS), entropy(PREDICTIONS))
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], [[np.nan, 1]], [[-1.0, 2]]])
+def test_what_is_no_prediction_is_refused(bad):
+    with pytest.raises(ValueError, match="predictions are"):
+        entropy(bad)

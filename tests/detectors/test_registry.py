@@ -1,0 +1,82 @@
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detectors import registry
+from detectors.baseline import fit_pool
+from detectors.mining import Budget, Policy, mine
+from schemas.errors import UsageError
+
+
+@pytest.mark.parametrize("name", ["default", "knn", "mahalanobis", "lof", "levels"])
+def test_a_lone_oddity_comes_first(name, ordinary):
+    pool = ordinary(200, odd=1)
+    assert np.argmax(registry.detector(name)(pool, fit_pool(pool))) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in registry.DETECTORS if n != "uncertainty"])
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_every_detector_is_sane_on_few_samples(name, n, ordinary):
+    pool = ordinary(n)
+    scores = registry.detector(name)(pool, fit_pool(pool))
+    assert scores.shape == (n,)
+    assert np.isfinite(scores).all()
+
+
+def test_the_doubt_of_a_users_model_is_a_detector(ordinary):
+    pool = replace(ordinary(50), uncertainty=np.r_[np.linspace(0, 1, 49), np.nan])
+    findings = mine(pool, Policy(Budget(count=2), detector="uncertainty"))
+    assert findings.flagged[:2].tolist() == [48, 47]
+    with pytest.raises(UsageError, match="'uncertainty' needs"):
+        mine(ordinary(50), Policy(detector="uncertainty"))
+
+
+def test_any_pyod_detector_is_found_by_name(ordinary):
+    findings = mine(ordinary(200, odd=1), Policy(Budget(count=3), detector="pyod:KNN"))
+    assert findings.flagged[0] == 0
+
+
+def from_the_median(pool, baseline):
+    X = pool.embeddings[baseline.level]
+    return np.linalg.norm(X - np.median(X, axis=0), axis=1)
+
+
+def broken(pool, baseline):
+    return np.full(len(pool) + 1, np.nan)
+
+
+def test_a_users_function_is_found_by_its_module(ordinary, monkeypatch):
+    theirs = types.ModuleType("theirs")
+    theirs.from_the_median, theirs.broken, theirs.number = from_the_median, broken, 3
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    pool = ordinary(200, odd=1)
+    findings = mine(pool, Policy(Budget(count=3), detector="module:theirs:from_the_median"))
+    assert findings.flagged[0] == 0
+    with pytest.raises(UsageError, match="must give 200 finite scores"):
+        mine(pool, Policy(detector="module:theirs:broken"))
+    with pytest.raises(UsageError, match="is a int, not a function"):
+        registry.detector("module:theirs:number")
+
+
+@pytest.mark.parametrize(
+    "name", ["iforest", "", "module:", "module:no_such_module:f", "pyod:NoSuch", "knn:5"]
+)
+def test_another_name_is_an_error_that_shows_it(name):
+    with pytest.raises(UsageError, match=f"detector '{name}'"):
+        registry.detector(name)
+
+
+def test_lof_and_pca_on_a_line_with_one_point_beside_it(ordinary):
+    line = np.zeros((101, 3), np.float32)
+    line[:, 0] = np.linspace(-1, 1, 101)
+    line[50, 1] = 0.3
+    pool = ordinary(101)
+    pool = replace(pool, embeddings={**pool.embeddings, "high": line})
+    residual = registry.pca(pool, fit_pool(pool))
+    mean = 0.3 / 101
+    np.testing.assert_allclose(np.delete(residual, 50), mean, rtol=1e-3)
+    assert residual[50] == pytest.approx(0.3 - mean, rel=1e-3)
+    assert np.argmax(registry.lof(pool, fit_pool(pool))) == 50
