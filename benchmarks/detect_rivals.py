@@ -1,0 +1,53 @@
+"""Rivals on the very same embeddings, each as (reference or None, pool) -> scores of the pool."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+Vectors = NDArray[np.float64]
+Rival = Callable[[Vectors | None, Vectors], NDArray[np.float64]]
+
+PYOD = ("KNN", "LOF", "IForest", "HBOS", "PCA", "OCSVM", "ECOD", "COPOD", "CBLOF", "MCD")
+
+
+def fiftyone_uniqueness(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
+    """FiftyOne Brain's formula: 0.6, 0.3 and 0.1 times the distances to the 3 nearest."""
+    model = NearestNeighbors(n_neighbors=3).fit(pool if reference is None else reference)
+    distances, _ = model.kneighbors(None if reference is None else pool)
+    return np.asarray(distances @ np.array([0.6, 0.3, 0.1]))
+
+
+def cleanlab_ood(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
+    """cleanlab's OutOfDistribution on features; its score falls for what is strange."""
+    from cleanlab.outlier import OutOfDistribution
+
+    model = OutOfDistribution()
+    if reference is None:
+        return -np.asarray(model.fit_score(features=pool, verbose=False))
+    model.fit(features=reference, verbose=False)
+    return -np.asarray(model.score(features=pool))
+
+
+def pyod(name: str, reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
+    detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)
+    seeded = {"IForest", "CBLOF", "MCD", "PCA"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = detector(**({"random_state": 0} if name in seeded else {}))
+        model.fit(pool if reference is None else reference)
+        scores = model.decision_scores_ if reference is None else model.decision_function(pool)
+    return np.asarray(scores)
+
+
+RIVALS: Mapping[str, Rival] = {
+    "FiftyOne uniqueness": fiftyone_uniqueness,
+    "cleanlab": cleanlab_ood,
+    **{f"PyOD {name}": partial(pyod, name) for name in PYOD},
+}
