@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench bench-detect clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,9 @@ format: $(VENV)/.dev ## format the code and mend what ruff can
 
 bench: $(VENV)/.bench ## measure; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+bench-detect: $(VENV)/.bench ## detection beside its rivals; QUICK=1 for one seed
+	$(BIN)/python -m benchmarks.detect $(if $(QUICK),--quick)
 
 clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,3 +54,16 @@ RIVALS: Mapping[str, Rival] = {
     "cleanlab": cleanlab_ood,
     **{f"PyOD {name}": partial(pyod, name) for name in PYOD},
 }
+
+
+def cleanvision(images: Path) -> Mapping[str, float]:
+    """How faulty cleanvision finds each image of a folder: 1 - its least score, by file name."""
+    from cleanvision import Imagelab
+
+    kinds = ("dark", "light", "low_information", "blurry", "odd_aspect_ratio")
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        lab = Imagelab(data_path=str(images))
+        lab.find_issues({kind: {} for kind in kinds}, n_jobs=1)
+    scores = lab.issues.filter(like="_score").min(axis=1)
+    return {Path(path).name: 1 - float(score) for path, score in scores.items()}
