@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 Vectors = NDArray[np.float64]
 Rival = Callable[[Vectors | None, Vectors], NDArray[np.float64]]
 
-PYOD = ("KNN", "LOF", "IForest", "HBOS", "PCA", "OCSVM", "ECOD", "COPOD", "CBLOF", "MCD")
+PYOD = ("KNN", "LOF", "IForest", "HBOS", "PCA", "OCSVM", "ECOD", "COPOD", "CBLOF", "ABOD")
 
 
 def fiftyone_uniqueness(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def cleanlab_ood(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64
 
 def pyod(name: str, reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
     detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)
-    seeded = {"IForest", "CBLOF", "MCD", "PCA"}
+    seeded = {"IForest", "CBLOF", "PCA"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = detector(**({"random_state": 0} if name in seeded else {}))
