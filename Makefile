@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-detect clean
+.PHONY: help demo test lint format bench bench-encode bench-index bench-detect clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.demo ## set everything up and mine 2,624 photographs of solar cells
 	$(BIN)/longtail demo
@@ -25,8 +25,13 @@ format: $(VENV)/.dev ## format the code and mend what ruff can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.bench ## measure; writes benchmarks/results/
-	$(BIN)/python -m benchmarks
+bench: bench-encode bench-index bench-detect ## all benchmarks; they write benchmarks/results/
+
+bench-encode: $(VENV)/.bench ## measure decoding, encoding and ingest; QUICK=1 for a minute's worth
+	$(BIN)/python -m benchmarks.encode $(if $(QUICK),--quick)
+
+bench-index: $(VENV)/.bench ## measure the index beside its rivals; QUICK=1 for a minute's worth
+	$(BIN)/python -m benchmarks.index $(if $(QUICK),--quick)
 
 bench-detect: $(VENV)/.bench ## detection beside its rivals; QUICK=1 for one seed
 	$(BIN)/python -m benchmarks.detect $(if $(QUICK),--quick)

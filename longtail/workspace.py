@@ -163,9 +163,9 @@ class Workspace:
         image, sample_id: one example or several, files and samples together. text: an example in
         words, for an encoder that embeds text. unlike: files or sample ids of what is not meant;
         samples nearer to these are left out. within: largest distance, in [0, 2]. where: what an
-        answer must be. apart: of samples within this distance of each other only the best. Raises NotFoundError for an unknown sample or file, UsageError
-        for a file that is no image, or without an example, EncoderError for a text where the
-        encoder embeds images only.
+        answer must be. apart: of samples within this distance of each other only the best. Raises
+        NotFoundError for an unknown sample or file, UsageError for a file that is no image or
+        without an example, EncoderError for a text where the encoder embeds images only.
         """
         from index.query import query
 
