@@ -186,11 +186,13 @@ def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
     samples = drop_repeats(catalog.samples, of_table(staged, "samples"), "sample_id")
     uris = drop_repeats(catalog.uris, of_table(staged, "uris"), "uri")
     rejects = drop_repeats(catalog.rejects, of_table(staged, "rejects"), "uri")
-    attempted = rows(samples) + rows(rejects)
+    reasons = catalog.rejects.stream(rejects, ["reason"]).read_all()["reason"].to_pylist()
+    broken = len(reasons) - reasons.count("forgotten")  # what was asked for is no fault of a source
+    attempted = rows(samples) + broken
     audit = audit_samples(
         catalog.samples.stream(samples),
         dimensions=options.info.dimensions,
-        rejected=rows(rejects),
+        rejected=broken,
         max_rejected=options.max_rejected_share if attempted >= _FEW_INPUTS else None,
     )
     record_audit(catalog.run(run_id), audit)

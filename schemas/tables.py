@@ -19,12 +19,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Schema,
+    Transaction,
+    WriterProperties,
+)
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from schemas.errors import NotFoundError
 
+# A dataset made from the bounds of some columns drops rows with nulls.
+_NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
+# Delta rewrites strings as views, whose statistics Arrow cannot compare.
+_PLAIN = WriterProperties(
+    compression="ZSTD", default_column_properties=ColumnProperties(statistics_enabled="NONE")
+)
 _ORPHANS_KEPT_HOURS = 7 * 24
 
 
@@ -127,7 +140,6 @@ class Table:
                 partition_values={self.partition_by: file.partition} if self.partition_by else {},
                 modification_time=now,
                 data_change=True,
-                # No bounds: a dataset made from the bounds of some columns drops rows with nulls.
                 stats=json.dumps({"numRecords": file.rows}),
             )
             for file in files
@@ -143,6 +155,7 @@ class Table:
                 actions,
                 mode="error",
                 partition_by=partition_by,
+                configuration=_NO_BOUNDS,
                 commit_properties=properties,
             )
         else:
@@ -204,7 +217,7 @@ class Table:
         table = self._open()
         if table is not None and values:
             quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-            table.delete(f"{column} IN ({quoted})")
+            table.delete(f"{column} IN ({quoted})", writer_properties=_PLAIN)
 
     def vacuum(self) -> None:
         """Remove files that no commit names and that are older than a week."""

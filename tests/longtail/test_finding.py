@@ -1,0 +1,150 @@
+"""Filters, examples, near-duplicates, forgetting and the index's maintenance, on a workspace."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from longtail import Workspace
+from longtail.filters import Filter
+from schemas.errors import NotFoundError, UsageError
+
+
+@pytest.fixture
+def some(workspace: Workspace) -> list[str]:
+    """Ids of all samples, the ranked flags first."""
+    flagged = [flag.sample_id for flag in workspace.flags()]
+    rest = workspace.catalog.samples.read(["sample_id"])["sample_id"].to_pylist()
+    return list(dict.fromkeys([*flagged, *sorted(rest)]))
+
+
+def test_filters_keep_what_they_say(workspace: Workspace, some: list[str]) -> None:
+    def found(**asked: object) -> set[str]:
+        hits = workspace.query(sample_id=some[0], k=90, where=Filter(**asked))  # type: ignore[arg-type]
+        return set(hits["sample_id"].to_pylist())
+
+    flagged = {flag.sample_id for flag in workspace.flags()}
+    assert found(flagged=True) == flagged
+    assert found(flagged=False) == set(some) - flagged
+    assert found(source="line-3") == set(some)
+    assert found(source="elsewhere") == set()
+    assert found(until=datetime(1990, 1, 1, tzinfo=UTC)) == set()
+    workspace.verdict(some[3:5], "edge_case")
+    assert found(verdict="edge_case") == set(some[3:5])
+    assert found(verdict="edge_case", flagged=False) == set(some[3:5]) - flagged
+    workspace.curate("cracks")
+    assert found(dataset="cracks") == set(some[3:5])
+    table = workspace.catalog.samples.read(["sample_id", "brightness"])
+    middle = sum(sorted(table["brightness"].to_pylist())[44:46]) / 2
+    dark = {row["sample_id"] for row in table.to_pylist() if row["brightness"] < middle}
+    assert found(quality=(f"brightness<{middle:.9f}",)) == dark
+
+
+def test_wrong_filters_are_named(workspace: Workspace, some: list[str]) -> None:
+    with pytest.raises(UsageError, match="'loudness>3' is no comparison"):
+        workspace.query(sample_id=some[0], where=Filter(quality=("loudness>3",)))
+    with pytest.raises(NotFoundError, match="no dataset 'none'"):
+        workspace.query(sample_id=some[0], where=Filter(dataset="none"))
+
+
+def test_examples_and_counterexamples(workspace: Workspace, some: list[str]) -> None:
+    both = workspace.query(sample_id=some[:2], k=90)
+    assert both["sample_id"].to_pylist()[:2] in (some[:2], some[1::-1])
+    assert both["distance"].to_pylist()[:2] == [0.0, 0.0]
+    unlike = workspace.query(sample_id=some[0], unlike=[some[1]], k=90)
+    assert some[1] not in unlike["sample_id"].to_pylist()
+    assert len(unlike) < 90
+    near = workspace.query(sample_id=some[0], k=90, within=float(both["distance"][40].as_py()))
+    assert 0 < len(near) < 90
+
+
+def test_forgotten_samples_are_gone_and_refused(
+    workspace: Workspace, some: list[str], photographs: Path
+) -> None:
+    gone = some[0]
+    workspace.verdict([gone], "edge_case")
+    workspace.curate("cracks")
+    report = workspace.report()
+
+    assert workspace.forget([gone[:12]]) == [gone]
+
+    assert report is not None
+    assert not report.exists()
+    state = workspace.status()
+    assert (state["samples"], state["index"]["vectors"]) == (89, 89)
+    assert gone not in [flag.sample_id for flag in workspace.flags()]
+    for table in (workspace.catalog.samples, workspace.catalog.uris, workspace.catalog.scores):
+        assert gone not in table.read(["sample_id"])["sample_id"].to_pylist()
+    with pytest.raises(NotFoundError):
+        workspace.query(sample_id=gone)
+    hits = workspace.query(sample_id=some[1], k=90)
+    assert gone not in hits["sample_id"].to_pylist()
+    assert workspace.verify_index().ok
+
+    again = workspace.run([str(photographs)])
+    assert (again.ingested, again.rejected) == (0, 1)
+    assert workspace.run([str(photographs)]).rejected == 0
+
+    workspace.forget([gone], undo=True)
+    assert workspace.ingest([str(photographs)]).ingested == 1
+
+
+def test_a_whole_source_is_forgotten_and_can_be_run_again(
+    workspace: Workspace, photographs: Path
+) -> None:
+    assert workspace.forget(source="elsewhere") == []
+    assert len(workspace.forget(source="line-3")) == 90
+    assert workspace.status()["samples"] == 0
+    assert workspace.ingest([str(photographs)]).rejected == 90
+
+
+def test_compaction_takes_the_forgotten_out_of_the_files(
+    workspace: Workspace, some: list[str]
+) -> None:
+    workspace.forget(some[:3])
+    state = workspace.compact_index()
+    assert (state["vectors"], state["segments"]) == (87, 1)
+    snapshot = workspace.jobs.index_store.open()
+    assert snapshot is not None
+    assert len(snapshot.sample_ids) == 87
+
+
+def test_mining_goes_on_after_forgetting(workspace: Workspace, some: list[str]) -> None:
+    workspace.forget(some[:5])
+    workspace.mine()
+    assert len(workspace.flags(kind="outlier")) == 10
+    assert not {flag.sample_id for flag in workspace.flags()} & set(some[:5])
+
+
+def test_verify_finds_damage_and_rebuild_mends_it(workspace: Workspace, longtail) -> None:
+    store = workspace.jobs.index_store
+    (path,) = store.root.glob("*.vectors.faiss")
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    told = longtail("index", "verify", "-w", workspace.root)
+    assert told.code == 1
+    assert path.name in told.err
+    assert "longtail index rebuild" in told.err
+    path.write_bytes(b"foreign")
+    told = longtail("query", "--id", "000000", "-w", workspace.root)
+    assert told.code == 1
+    assert path.name in told.err
+    assert longtail("index", "rebuild", "-w", workspace.root).code == 0
+    assert "agrees" in longtail("index", "verify", "-w", workspace.root).out
+
+
+def test_duplicates_are_listed_with_their_representative(workspace: Workspace, longtail) -> None:
+    groups = longtail("duplicates", "-w", workspace.root, "--within", "2", "--json").json
+    members = [member for group in groups for member in group]
+    assert len({member["sample_id"] for member in members}) == len(members) > 1
+    assert all(group[0]["distance"] == 0.0 for group in groups)
+    assert longtail("duplicates", "-w", workspace.root, "--within", "0", "--json").json == []
+
+
+def test_forget_needs_to_know_what(workspace: Workspace, longtail) -> None:
+    told = longtail("forget", "-w", workspace.root)
+    assert told.code == 2
+    assert "--source" in told.err
