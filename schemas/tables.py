@@ -84,9 +84,18 @@ class Table:
         pq.write_table(rows, target, compression="zstd", row_group_size=rows_per_group)
         return DataFile(path, rows.num_rows, target.stat().st_size, partition)
 
-    def files(self, partition: str | None = None) -> list[DataFile]:
-        """The committed files, of one partition where it is given."""
+    def files(self, partition: str | None = None, version: int | None = None) -> list[DataFile]:
+        """The committed files, of one partition and of an older version where they are given.
+
+        Raises NotFoundError when `version` does not exist.
+        """
         table = self._open()
+        if version is not None:
+            newest = -1 if table is None else table.version()
+            if not 0 <= version <= newest:
+                there = f"versions are 0 to {newest}" if table else "it is empty"
+                raise NotFoundError(f"{self.root.name} has no version {version}; {there}")
+            table = self._open(version)
         if table is None:
             return []
         actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
@@ -124,13 +133,18 @@ class Table:
         """Remove a staged file that will not be committed."""
         (self.root / file.path).unlink(missing_ok=True)
 
+    def committed(self, transaction: str) -> bool:
+        """Whether the commit of this name is in the log."""
+        table = self._open()
+        return table is not None and table.transaction_version(transaction) is not None
+
     def commit(self, files: Sequence[DataFile], *, transaction: str) -> int:
         """Publish `files` in one commit and return the table's version.
 
         `transaction` names this commit: when it is in the log already (a retry), nothing is added.
         """
         table = self._open()
-        if table is not None and table.transaction_version(transaction) is not None:
+        if table is not None and self.committed(transaction):
             return int(table.version())
         now = int(time.time() * 1000)
         actions = [
@@ -178,11 +192,7 @@ class Table:
 
         Raises NotFoundError when `version` does not exist.
         """
-        dataset = self._dataset(version)
-        if dataset is None:
-            empty = self.schema.empty_table()
-            return empty if columns is None else empty.select(columns)
-        return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+        return self._dataset(version).to_table(_names(columns), filter=where)
 
     def batches(
         self,
@@ -192,11 +202,8 @@ class Table:
         rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         """Like `read`, but streamed: at most a few batches are held at a time."""
-        dataset = self._dataset(version)
-        if dataset is None:
-            return iter(())
-        scanner = dataset.scanner(
-            columns=None if columns is None else list(columns),
+        scanner = self._dataset(version).scanner(
+            columns=_names(columns),
             filter=where,
             batch_size=rows,
             batch_readahead=1,
@@ -206,8 +213,7 @@ class Table:
 
     def count(self, where: ds.Expression | None = None) -> int:
         """How many rows match."""
-        dataset = self._dataset(None)
-        return 0 if dataset is None else int(dataset.count_rows(filter=where))
+        return int(self._dataset(None).count_rows(filter=where))
 
     def delete(self, column: str, values: Sequence[str]) -> None:
         """Remove the rows whose string `column` is one of `values`, in a version of its own.
@@ -231,17 +237,24 @@ class Table:
         except TableNotFoundError:
             return None
 
-    def _dataset(self, version: int | None) -> ds.Dataset | None:
-        table = self._open()
-        if table is None:
-            if version is not None:
-                raise NotFoundError(f"{self.root.name} has no version {version}: it is empty")
-            return None
-        if version is not None:
-            newest = table.version()
-            if not 0 <= version <= newest:
-                raise NotFoundError(
-                    f"{self.root.name} has no version {version}; versions are 0 to {newest}"
-                )
-            table = DeltaTable(self.root, version=version)
-        return table.to_pyarrow_dataset()
+    def _dataset(self, version: int | None) -> ds.Dataset:
+        """The files of a version as Arrow reads them by itself.
+
+        Not through Delta's own file system: a scan of it that is left unfinished hangs the
+        interpreter at its exit, and its bounds drop rows with nulls.
+        """
+        partitioning = None
+        if self.partition_by is not None:
+            by = pa.schema([self.schema.field(self.partition_by)])
+            partitioning = ds.partitioning(by, flavor="hive")
+        return ds.dataset(
+            [str(self.root / file.path) for file in self.files(version=version)],
+            schema=self.schema,
+            format="parquet",
+            partitioning=partitioning,
+            partition_base_dir=str(self.root),
+        )
+
+
+def _names(columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else list(columns)

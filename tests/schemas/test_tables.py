@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -133,3 +135,19 @@ def test_a_filter_keeps_rows_with_nulls_apart(tmp_path: Path) -> None:
     table.commit([staged], transaction="t1")
     assert table.count(ds.field("rank").is_valid()) == 1
     assert table.count((ds.field("run_id") == "r1") & ds.field("rank").is_null()) == 2
+
+
+def test_a_reader_that_stops_half_way_lets_the_process_end(table: Table) -> None:
+    table.commit([table.stage(rows(*map(str, range(50)))) for _ in range(20)], transaction="t1")
+    code = (
+        "import sys, pyarrow as pa\n"
+        "from pathlib import Path\n"
+        "from schemas.tables import Table\n"
+        "schema = pa.schema([('encoder', pa.string()), ('sample_id', pa.string())])\n"
+        "batches = Table(Path(sys.argv[1]), schema, 'encoder').batches(rows=4)\n"
+        "print(next(batches).num_rows)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(table.root)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.stdout == "4\n", ended.stderr
