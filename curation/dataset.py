@@ -43,19 +43,20 @@ DATASET = pa.schema(
 
 image: its bytes as ingested, under the name `<sample_id>.<extension of its format>`.
 label: the verdict when the sample joined; null, like reviewer and reviewed_at, without one.
-encoder, run_id, score: the mining run that flagged it, or under which it was judged, and its score
-    there; null where there is none: a person may find a sample in other ways.
+encoder, run_id, score: the mining run that flagged it, or under which it was judged, its score
+    there and the encoder that gave it; run_id and score are null where there is no such run.
 """
 
 _EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
-_CARRIED = ("uri", "source", "captured_at", "metadata", "encoder")
+_CARRIED = ("uri", "source", "captured_at", "metadata", "encoder", "score")
 
 
 @dataclass(frozen=True, slots=True)
 class CuratedImage:
     """A selected sample with its image, read again and proven whole.
 
-    sample: its row of the samples table (without embeddings and thumbnail).
+    sample: its row of the samples table (without embeddings and thumbnail), with its score in the
+        run that the row names, or None.
     data: the bytes whose SHA-256 is the sample id.
     format: as decoded, in lower case: `jpeg`, `png`, ...
     width, height: in pixels, after EXIF orientation.
@@ -95,7 +96,6 @@ def _row(image: CuratedImage, added_at: datetime) -> dict[str, object]:
         "width": image.width,
         "height": image.height,
         "run_id": flag.run_id if flag else verdict and verdict.run_id,
-        "score": flag.score if flag else None,
         "label": verdict.label if verdict else None,
         "tags": list(verdict.tags) if verdict else [],
         "note": verdict.note if verdict else None,

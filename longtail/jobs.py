@@ -12,6 +12,7 @@ from longtail import runs
 from longtail.runs import Run
 from longtail.settings import Settings
 from schemas.catalog import Catalog
+from schemas.errors import AuditError
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
@@ -63,7 +64,7 @@ class Jobs:
 
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
         """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
-        from pipelines import embed, sources
+        from pipelines import embed, publish, sources
 
         sources.open_source(inputs, source)  # a wrong input is told before anything starts
         options = embed.EmbedOptions(
@@ -79,7 +80,11 @@ class Jobs:
             limits=self.limits,
             max_rejected_share=self.settings.limits.max_rejected_share,
         )
-        self._start(run, "ingest", lambda pipeline: embed.build(pipeline, options))
+        try:
+            self._start(run, "ingest", lambda pipeline: embed.build(pipeline, options))
+        except AuditError as error:
+            refused = publish.explain_refusals(run.folder)
+            raise AuditError(f"{error}; refused: {refused}" if refused else str(error)) from None
 
     def index(self, run: Run) -> None:
         """Index what no segment holds."""
@@ -126,7 +131,6 @@ class Jobs:
                 run_id=run.run_id,
                 catalog=self.catalog,
                 dataset=name,
-                encoder_id=self.encoder.id,
                 selections=tuple(selections),
                 limits=self.limits,
             )

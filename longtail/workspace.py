@@ -352,13 +352,13 @@ class Workspace:
         finished = runs.finished(self.catalog)
         newest = runs.newest_mining_run(self.catalog)
         flagged = (ds.field("run_id") == newest) & ds.field("rank").is_valid()
-        uris = self.catalog.uris.read(["uri"])["uri"]
+        uris, rejects = self.catalog.uris, self.catalog.rejects
         return {
             "workspace": str(self.root),
             "encoder": encoder_id,
             "samples": self.catalog.samples.count(ds.field("encoder") == encoder_id),
-            "uris": pc.count_distinct(uris).as_py(),
-            "rejects": self.catalog.rejects.count(),
+            "uris": pc.count_distinct(uris.read(["uri"])["uri"]).as_py(),
+            "rejects": pc.count_distinct(rejects.read(["uri"])["uri"]).as_py(),
             "flags": self.catalog.scores.count(flagged) if newest else 0,
             "runs": len(finished),
             "index": self.index_status(),

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import apache_beam as beam
 import pyarrow.dataset as ds
@@ -30,6 +31,7 @@ from schemas.tables import Table
 _log = logging.getLogger(__name__)
 _IMAGES_PER_GROUP = 64
 _SAMPLE_COLUMNS = ("sample_id", "uri", "source", "captured_at", "metadata", "encoder")
+_SCORE_COLUMNS = ("run_id", "sample_id", "score", "encoder")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,6 @@ class CurateOptions:
     run_id: str
     catalog: Catalog
     dataset: str
-    encoder_id: str
     selections: tuple[Selection, ...]
     limits: images.Limits
 
@@ -77,23 +78,44 @@ def build(pipeline: beam.Pipeline, options: CurateOptions) -> beam.PCollection:
 
 
 def choose(options: CurateOptions) -> list[Chosen]:
-    """Join the selections with their rows and URIs."""
-    wanted = ds.field("sample_id").isin([chosen.sample_id for chosen in options.selections])
-    of_encoder = wanted & (ds.field("encoder") == options.encoder_id)
-    samples = options.catalog.samples.read(_SAMPLE_COLUMNS, of_encoder).to_pylist()
-    by_id = {row["sample_id"]: row for row in samples}
+    """Join the selections with their provenance, their scores and every URI that held them.
+
+    The score, and the encoder that gave it, are those of the run that flagged the sample or, for
+    another, of the run that its verdict was given under.
+    """
+    ids = [chosen.sample_id for chosen in options.selections]
+    wanted = ds.field("sample_id").isin(ids)
+    catalog = options.catalog
+    samples = {row["sample_id"]: row for row in _rows(catalog.samples, _SAMPLE_COLUMNS, wanted)}
+    runs = {run for chosen in options.selections if (run := _run(chosen)) is not None}
+    in_runs = wanted & ds.field("run_id").isin(sorted(runs))
+    scores = {
+        (row.pop("run_id"), row.pop("sample_id")): row
+        for row in _rows(catalog.scores, _SCORE_COLUMNS, in_runs)
+    }
     uris: dict[str, list[str]] = {}
-    for row in options.catalog.uris.read(["sample_id", "uri"], wanted).to_pylist():
+    for row in _rows(catalog.uris, ("sample_id", "uri"), wanted):
         uris.setdefault(row["sample_id"], []).append(row["uri"])
     return [
         Chosen(
             selection,
-            sample := by_id[selection.sample_id],
+            {**sample, "score": None, **scores.get((_run(selection), selection.sample_id), {})},
             tuple(dict.fromkeys([sample["uri"], *uris.get(selection.sample_id, ())])),
         )
         for selection in options.selections
-        if selection.sample_id in by_id
+        if (sample := samples.get(selection.sample_id)) is not None
     ]
+
+
+def _run(chosen: Selection) -> str | None:
+    if chosen.flag is not None:
+        return chosen.flag.run_id
+    return None if chosen.verdict is None else chosen.verdict.run_id
+
+
+def _rows(table: Table, columns: Sequence[str], where: ds.Expression) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.read(columns, where).to_pylist()
+    return rows
 
 
 class ReadWhole(beam.DoFn):
@@ -134,15 +156,14 @@ class Publish(beam.DoFn):
 
     def process(self, gathered: tuple[None, Sequence[Staged]]) -> None:
         options = self.options
+        transaction = f"curate-{options.run_id}"
         table, files = options.table, of_table(gathered[1], "dataset")
         existing = table.read(["sample_id"])["sample_id"].to_pylist()
         audit = audit_dataset(table.stream(files), existing=existing)
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
-            for file in files:
-                table.unstage(file)
             return
-        table.commit(files, transaction=f"curate-{options.run_id}")
+        table.commit(files, transaction=transaction)
         self.added.inc(rows(files))
 
 

@@ -25,8 +25,16 @@ from apache_beam.utils.windowed_value import WindowedValue
 from encoders import images, registry
 from encoders.base import Encoder, EncoderInfo
 from pipelines import progress, sources
-from pipelines.known import Known
-from pipelines.publish import Stage, Staged, drop_repeats, of_table, record_audit, rows
+from pipelines.known import STAMP, Known
+from pipelines.publish import (
+    Stage,
+    Staged,
+    drop_repeats,
+    of_table,
+    record_audit,
+    record_refusals,
+    rows,
+)
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.errors import ImageError
@@ -121,8 +129,6 @@ class Embed(beam.DoFn):
 
     def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
         options = self.options
-        # Not in setup: a run with nothing new must not pay for loading it.
-        encoder = registry.share(options.encoder, device=options.device, workers=options.workers)
         embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
         sightings: list[tuple[ImageRef, str]] = []
         rejects: list[Reject] = []
@@ -143,12 +149,18 @@ class Embed(beam.DoFn):
                 if not self.known.sighted(ref):
                     sightings.append((ref, sample_id))
             except ImageError as error:
-                rejects.append(Reject(ref, error.reason, error.detail))
-        begun = time.perf_counter()
-        table = embed_images(encoder, embedded, options.run_id)
-        self._clock("encode", begun)
+                if not self.known.failed(ref):  # else it stands among the rejects already
+                    rejects.append(Reject(ref, error.reason, error.detail))
         self.progress.add(done=len(refs), rejected=len(rejects))
-        yield from self.samples.add(table)
+        if embedded:
+            # Only now: a run with nothing new must not pay for loading it.
+            encoder = registry.share(
+                options.encoder, device=options.device, workers=options.workers
+            )
+            begun = time.perf_counter()
+            table = embed_images(encoder, embedded, options.run_id)
+            self._clock("encode", begun)
+            yield from self.samples.add(table)
         yield from self.uris.add(arrow.uris_table(sightings, options.run_id))
         yield from self.rejects.add(
             arrow.rejects_table(rejects, str(options.limits), options.run_id)
@@ -180,14 +192,15 @@ class Publish(beam.DoFn):
 def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
     """Audit and commit what was staged; gives how many samples and rejects were published.
 
-    A failed audit publishes nothing; validation.json tells what failed.
+    A failed audit publishes nothing; validation.json and refused.json tell what failed.
     """
     catalog, run_id = options.catalog, options.run_id
     samples = drop_repeats(catalog.samples, of_table(staged, "samples"), "sample_id")
-    uris = drop_repeats(catalog.uris, of_table(staged, "uris"), "uri")
-    rejects = drop_repeats(catalog.rejects, of_table(staged, "rejects"), "uri")
-    reasons = catalog.rejects.stream(rejects, ["reason"]).read_all()["reason"].to_pylist()
-    broken = len(reasons) - reasons.count("forgotten")  # what was asked for is no fault of a source
+    uris = drop_repeats(catalog.uris, of_table(staged, "uris"), *STAMP)
+    rejects = drop_repeats(catalog.rejects, of_table(staged, "rejects"), *STAMP)
+    refused = refusals(catalog.rejects.stream(rejects, ["reason", "uri"]).read_all())
+    # What was forgotten on request is no fault of a source.
+    broken = sum(len(uris) for reason, uris in refused.items() if reason != "forgotten")
     attempted = rows(samples) + broken
     audit = audit_samples(
         catalog.samples.stream(samples),
@@ -196,6 +209,9 @@ def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
         max_rejected=options.max_rejected_share if attempted >= _FEW_INPUTS else None,
     )
     record_audit(catalog.run(run_id), audit)
+    if audit.failures:
+        record_refusals(catalog.run(run_id), refused)
+        return 0, 0
     # Samples first: a crash after them leaves inputs that the next run reads again, finds known,
     # and only notes; the other way round it would skip them.
     for table, files in (
@@ -203,13 +219,18 @@ def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
         (catalog.uris, uris),
         (catalog.rejects, rejects),
     ):
-        if audit.failures:
-            for file in files:
-                table.unstage(file)
-        elif files:
+        if files:
             table.commit(files, transaction=f"ingest-{run_id}")
             table.vacuum()
-    return (0, 0) if audit.failures else (rows(samples), rows(rejects))
+    return rows(samples), rows(rejects)
+
+
+def refusals(rejects: pa.Table) -> dict[str, list[str]]:
+    """The URIs that were refused, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for reason, uri in zip(*rejects.to_pydict().values(), strict=True):
+        by_reason.setdefault(reason, []).append(uri)
+    return by_reason
 
 
 def read(ref: ImageRef, limits: images.Limits) -> bytes:
@@ -223,8 +244,6 @@ def embed_images(
     encoder: Encoder, decoded: Sequence[tuple[ImageRef, str, int, images.DecodedImage]], run_id: str
 ) -> pa.Table:
     """Encode images (where they lay, sample id, bytes, pixels) into rows of the samples table."""
-    if not decoded:
-        return arrow.SAMPLES.empty_table()
     refs = [ref for ref, *_ in decoded]
     pictures = [image for *_, image in decoded]
     n = len(decoded)

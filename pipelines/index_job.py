@@ -17,6 +17,7 @@ from apache_beam.utils.shared import Shared
 from index.factory import Policy
 from index.segments import Segment
 from index.store import IndexStore
+from pipelines import progress
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.tables import DataFile
@@ -47,7 +48,9 @@ def is_current(options: IndexOptions) -> bool:
 
 def build(pipeline: beam.Pipeline, options: IndexOptions) -> beam.PCollection:
     """Add the job to `pipeline`; its output is empty, its effect the new snapshot."""
-    groups = list(_group(options.catalog.samples.files(options.encoder_id)))
+    files = options.catalog.samples.files(options.encoder_id)
+    groups = list(_group(files))
+    progress.of(options.run_id).add(todo=sum(file.rows for file in files))
     return (
         pipeline
         | "Files" >> beam.Create(groups)
@@ -66,6 +69,7 @@ class WriteSegment(beam.DoFn):
         self.shared = Shared()
 
     def setup(self) -> None:
+        self.progress = progress.of(self.options.run_id)
         self.store = self.options.store
         self.snapshot = self.shared.acquire(lambda: _Opened(self.store)).snapshot
 
@@ -79,6 +83,7 @@ class WriteSegment(beam.DoFn):
             yield self.store.write_segment(
                 table["sample_id"].to_pylist(), arrow.matrix(table[column])
             )
+        self.progress.add(done=sum(file.rows for file in files))
 
 
 class CommitSnapshot(beam.DoFn):

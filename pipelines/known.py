@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from schemas.catalog import Catalog
 from schemas.records import ImageRef
 
-_STAMP = ("uri", "size", "modified_at")
+STAMP = ("uri", "size", "modified_at")
 # A fault of the moment: worth another try in the next run.
 _TRY_AGAIN = ("unreadable",)
 
@@ -48,17 +48,22 @@ class Known:
         samples = catalog.samples.read(["sample_id"], ds.field("encoder") == encoder_id)
         self.samples = DigestSet(_column(samples, "sample_id"))
         self.forgotten = DigestSet(_column(catalog.forgotten.read(["sample_id"]), "sample_id"))
-        seen = catalog.uris.read([*_STAMP, "sample_id"])
+        seen = catalog.uris.read([*STAMP, "sample_id"])
         embedded = pc.is_in(seen["sample_id"], value_set=samples["sample_id"])
-        refused = catalog.rejects.read(
-            _STAMP, (ds.field("limits") == limits) & ~ds.field("reason").isin(_TRY_AGAIN)
-        )
+        passing = ds.field("reason").isin(_TRY_AGAIN)
+        same_limits = ds.field("limits") == limits
+        refused = catalog.rejects.read(STAMP, same_limits & ~passing)
+        self.failures = DigestSet(_stamps(catalog.rejects.read(STAMP, same_limits & passing)))
         self.sightings = DigestSet(_stamps(seen))
         self.inputs = DigestSet(chain(_stamps(seen.filter(embedded)), _stamps(refused)))
 
     def holds(self, ref: ImageRef) -> bool:
         """Whether this input needs no reading."""
         return _stamp(ref.uri, ref.size, ref.modified_at) in self.inputs
+
+    def failed(self, ref: ImageRef) -> bool:
+        """Whether this input was refused for a fault of the moment, and stands in the table."""
+        return _stamp(ref.uri, ref.size, ref.modified_at) in self.failures
 
     def sighted(self, ref: ImageRef) -> bool:
         """Whether the URIs table has this input, if perhaps embedded by another encoder only."""
@@ -71,7 +76,7 @@ def _column(table: pa.Table, name: str) -> Iterator[Any]:
 
 
 def _stamps(table: pa.Table) -> Iterator[str]:
-    return map(_stamp, *(_column(table, name) for name in _STAMP))
+    return map(_stamp, *(_column(table, name) for name in STAMP))
 
 
 def _stamp(uri: str, size: int, modified_at: float) -> str:

@@ -8,7 +8,6 @@ embeddings and distances in memory: about 2.5 KB a sample at 456 dimensions.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.expectations import audit_scores
 from schemas.records import LEVELS, QUALITY_STATISTICS
+from schemas.tables import Table
 
 _ROWS_PER_BLOCK = 4096
 
@@ -90,20 +90,20 @@ class Score(beam.DoFn):
         self.flagged = Metrics.counter("samples", "flagged")
 
     def process(self, gathered: tuple[None, Sequence[str]]) -> None:
-        options = self.options
+        options, scores = self.options, self.options.catalog.scores
+        transaction = f"mine-{options.run_id}"
+        if scores.committed(transaction):
+            return
         snapshot = _open(options)
         pool, uris = read_pool(options.catalog, options.encoder_id, snapshot, sorted(gathered[1]))
-        shutil.rmtree(_scratch(options))
         findings = mine(pool, options.policy)
         table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
-        scores = options.catalog.scores
         staged = [scores.stage(table)]
         audit = audit_scores(scores.stream(staged), run_id=options.run_id, samples=len(pool))
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
-            scores.unstage(staged[0])
             return
-        scores.commit(staged, transaction=f"mine-{options.run_id}")
+        scores.commit(staged, transaction=transaction)
         scores.vacuum()
         self.flagged.inc(len(findings.flagged))
 
@@ -112,25 +112,38 @@ def read_pool(
     catalog: Catalog, encoder_id: str, snapshot: Snapshot, neighbour_files: Sequence[str]
 ) -> tuple[Pool, list[str]]:
     """The pool in the order of the snapshot's live rows, and the URI of each sample."""
-    columns = [
-        "sample_id",
-        "uri",
-        "source",
-        *QUALITY_STATISTICS,
-        *(arrow.embedding_column(level) for level in LEVELS),
-    ]
-    table = catalog.samples.read(columns, ds.field("encoder") == encoder_id)
+    of_encoder = ds.field("encoder") == encoder_id
+    samples = catalog.samples
+    table = samples.read(["sample_id", "uri", "source", *QUALITY_STATISTICS], of_encoder)
     sample_ids = snapshot.sample_ids.take(snapshot.live_rows())
-    order = pc.index_in(pa.array(sample_ids, pa.string()), value_set=table["sample_id"])
-    table = table.take(order)
+    wanted = pa.array(sample_ids, pa.string())
+    table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
     pool = Pool(
         sample_ids=sample_ids,
         sources=table["source"].to_pylist(),
-        embeddings={level: arrow.matrix(table[arrow.embedding_column(level)]) for level in LEVELS},
+        embeddings={
+            level: _read_vectors(samples, of_encoder, arrow.embedding_column(level), wanted)
+            for level in LEVELS
+        },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=np.concatenate([np.load(path) for path in neighbour_files]),
     )
     return pool, table["uri"].to_pylist()
+
+
+def _read_vectors(
+    samples: Table, of_encoder: ds.Expression, column: str, wanted: pa.Array
+) -> NDArray[np.float32]:
+    """One level of the wanted samples, (n, d), in their order; streamed into its place."""
+    vectors = np.empty((0, 0), dtype=np.float32)
+    for batch in samples.batches(["sample_id", column], of_encoder, rows=_ROWS_PER_BLOCK):
+        rows = pc.index_in(batch["sample_id"], value_set=wanted)
+        here = rows.is_valid()
+        values = arrow.matrix(pa.chunked_array([batch[column].filter(here)]))
+        if not vectors.size and values.size:
+            vectors = np.empty((len(wanted), values.shape[1]), dtype=np.float32)
+        vectors[rows.filter(here).to_numpy()] = values
+    return vectors
 
 
 def scores_table(

@@ -2,13 +2,14 @@
 
 Workers stage Parquet files in which no reader looks and pass on only their names. The last step of
 the job, one element, audits all of them and commits them, table by table, in an order that makes a
-crash in between harmless: what was committed is known to the next run, the rest is done again.
+crash in between harmless: what was committed is known to the next run, the rest is done again. A
+runner may try that step again: it removes nothing, and a commit is made once by its name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from schemas.audit import Audit, Outcome
 from schemas.tables import DataFile, Table
 
 VALIDATION = "validation.json"
+REFUSED = "refused.json"
 # In memory; a worker holds at most this much of each table.
 _BYTES_PER_FILE = 64 * 2**20
 
@@ -62,24 +64,24 @@ def of_table(staged: Sequence[Staged], name: str) -> list[DataFile]:
     return [item.file for item in staged if item.table == name]
 
 
-def drop_repeats(table: Table, files: Sequence[DataFile], key: str) -> list[DataFile]:
+def drop_repeats(table: Table, files: Sequence[DataFile], *key: str) -> list[DataFile]:
     """Rewrite the files that hold a `key` which an earlier row holds too, without those rows.
 
     Two workers that met the same content at the same time both staged it; only here is it seen.
+    The old files stay, so that this can be done again, and go at a later vacuum.
     """
-    taken: set[str] = set()
+    taken: set[tuple[object, ...]] = set()
     kept: list[DataFile] = []
     for file in files:
         fresh = []
-        for name in table.stream([file], [key]).read_all()[key].to_pylist():
-            fresh.append(name not in taken)
-            taken.add(name)
+        for row in zip(*table.stream([file], key).read_all().to_pydict().values(), strict=True):
+            fresh.append(row not in taken)
+            taken.add(row)
         if all(fresh):
             kept.append(file)
             continue
         if any(fresh):
             kept.append(table.stage(table.stream([file]).read_all().filter(pa.array(fresh))))
-        table.unstage(file)
     return kept
 
 
@@ -97,6 +99,21 @@ def record_audit(folder: Path, audit: Audit) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps([*audits, audit.to_json()], indent=2) + "\n")
     temporary.replace(path)
+
+
+def record_refusals(folder: Path, refused: Mapping[str, Sequence[str]]) -> None:
+    """Keep what a run refused, by reason, where its audit failed and no table will tell."""
+    (folder / REFUSED).write_text(json.dumps(refused, indent=2) + "\n")
+
+
+def explain_refusals(folder: Path) -> str:
+    """Such as "19 not_an_image (photos/a.jpg, ...)", most first; empty where none is kept."""
+    path = folder / REFUSED
+    refused = json.loads(path.read_text()) if path.exists() else {}
+    return "; ".join(
+        f"{len(uris):,} {reason} ({uris[0]}{', ...' if len(uris) > 1 else ''})"
+        for reason, uris in sorted(refused.items(), key=lambda item: -len(item[1]))
+    )
 
 
 def read_audits(folder: Path) -> list[Audit]:

@@ -129,10 +129,6 @@ class Table:
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
-    def unstage(self, file: DataFile) -> None:
-        """Remove a staged file that will not be committed."""
-        (self.root / file.path).unlink(missing_ok=True)
-
     def committed(self, transaction: str) -> bool:
         """Whether the commit of this name is in the log."""
         table = self._open()

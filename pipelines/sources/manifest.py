@@ -11,17 +11,21 @@ import functools
 import io
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
+import pyarrow as pa
 
 from pipelines.sources import storage
 from pipelines.sources.columns import annotated
 from pipelines.sources.parquet import PARQUET_SUFFIX, opened
 from pipelines.sources.reading import locate
 from schemas.records import ImageRef
+
+_log = logging.getLogger(__name__)
 
 STATS_AT_ONCE = 8
 """Requests under way for sizes and modification times; boto3 keeps 10 connections."""
@@ -52,13 +56,17 @@ def list_manifest(path: str, source: str = "") -> Iterator[ImageRef]:
     """The images that the manifests at `path` name, in their order, with their sizes and times.
 
     A row that names no image gives a reference `manifest#row N` that cannot be read, so that it
-    is counted among the rejects.
+    is counted among the rejects; so does the place where a manifest is damaged, `manifest#damaged`.
     """
     for file in storage.find(path, lambda name: storage.suffix(name) in MANIFEST_SUFFIXES):
         with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
             numbered = enumerate(read_rows(file.path), start=1)
-            while rows := list(itertools.islice(numbered, 1024)):
-                yield from pool.map(functools.partial(_ref, file.path, source), rows)
+            try:
+                while rows := list(itertools.islice(numbered, 1024)):
+                    yield from pool.map(functools.partial(_ref, file.path, source), rows)
+            except (OSError, pa.ArrowException) as error:
+                _log.warning("%s is damaged: %s", file.path, error)
+                yield ImageRef(f"{file.path}#damaged", source=source)
 
 
 def read_rows(path: str) -> Iterator[Mapping[str, object]]:

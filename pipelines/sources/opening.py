@@ -114,8 +114,8 @@ def _looks_like(path: str, examples: list[str]) -> SourceKind:
         return "tar"
     if PARQUET_SUFFIX in suffixes:
         return "parquet" if image_columns(_schema(examples)) else "manifest"
-    # A folder's tables are annotations of the images in it; one asked for by name is a manifest.
-    return "manifest" if storage.suffix(path) in MANIFEST_SUFFIXES else "files"
+    # Tables among other files are annotations; alone, or asked for by name, they are manifests.
+    return "manifest" if suffixes and suffixes <= set(MANIFEST_SUFFIXES) else "files"
 
 
 def _check(kind: SourceKind, examples: list[str]) -> None:

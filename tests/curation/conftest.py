@@ -41,6 +41,7 @@ def curated(number: int) -> CuratedImage:
             "captured_at": JUDGED_AT if number % 2 else None,
             "metadata": '{"lens": 3}',
             "encoder": "toy-0123456789ab",
+            "score": 0.5 + number / 100 if number % 4 else None,
             "phash": "not for a dataset",
         },
         data,

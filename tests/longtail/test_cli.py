@@ -16,6 +16,7 @@ from longtail import Workspace, __version__
 from longtail.cli import app
 from longtail.cli.progress import line
 from longtail.runs import start
+from pipelines.curate import dataset
 from pipelines.progress import Progress
 from schemas.errors import RejectReason
 
@@ -230,6 +231,18 @@ def test_from_flag_to_dataset_and_back(longtail, workspace: Workspace, tmp_path:
         "versions are 0 to 1"
         in longtail(*("export", "-w", w, "cracks", tmp_path / "new", "--version", 9)).err
     )
+
+
+def test_a_verdict_keeps_the_score_of_its_run(longtail, workspace: Workspace) -> None:
+    flag = workspace.flags(kind="outlier")[-1]
+    longtail("verdict", "-w", workspace.root, flag.sample_id, "edge_case")
+    longtail("mine", "-w", workspace.root, "--budget", 1)
+    assert flag.sample_id not in {other.sample_id for other in workspace.flags()}
+
+    longtail("curate", "-w", workspace.root, "kept")
+
+    row = dataset(workspace.catalog, "kept").read().to_pylist()[0]
+    assert (row["run_id"], row["score"]) == (flag.run_id, pytest.approx(flag.score))
 
 
 def test_curate_refuses_what_is_no_longer_there(

@@ -122,10 +122,30 @@ def test_too_many_rejects_publish_nothing(
 ) -> None:
     make_broken(tmp_path / "images")
     photograph(tmp_path / "images" / "good.png", 1)
-    with pytest.raises(AuditError, match=r"rejected_share.*0\.95"):
+    with pytest.raises(AuditError, match=r"rejected_share.*0\.95.*refused: 8 not_an_image \("):
         empty.run([str(tmp_path / "images")])
     assert versions(empty) == [None] * 4
     assert empty.status()["runs"] == 0
+
+
+def test_what_is_missing_neither_piles_up_nor_holds_up_later_runs(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    there = [photograph(tmp_path / f"{i}.png", i).name for i in range(30)]
+    gone = [f"gone-{i}.png" for i in range(25)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["uri", *there, *gone]))
+    first = workspace.run([str(manifest)])
+    assert (first.ingested, first.rejected) == (30, 25)
+    before = versions(workspace)
+
+    again = workspace.run([str(manifest)])
+    assert (again.ingested, again.skipped, again.rejected) == (0, 55, 0)
+    assert versions(workspace) == before
+
+    photograph(tmp_path / "gone-3.png", 99)
+    assert workspace.run([str(manifest)]).ingested == 1
+    assert workspace.status()["rejects"] == 25
 
 
 def test_one_broken_image_alone_is_no_reason_to_stop(empty: Workspace, tmp_path: Path) -> None:
