@@ -17,11 +17,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from encoders import hardware
 from schemas.errors import SettingsError
 
 FILE = "longtail.yaml"
@@ -89,6 +91,17 @@ class LimitSettings(_Section):
     )
 
 
+class _Variables(EnvSettingsSource):
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except ValueError:
+            variable = _PREFIX + field_name.upper()
+            raise SettingsError(f"{variable} is {value!r}; write a JSON object") from None
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Unknown keys and wrong values raise SettingsError."""
 
@@ -127,14 +140,14 @@ class Settings(BaseSettings):
         layers: dict[str, dict[str, Any]] = init_settings()
         return (
             InitSettingsSource(settings_cls, layers.get("flags", {})),
-            env_settings,
+            _Variables(settings_cls),
             InitSettingsSource(settings_cls, layers.get("file", {})),
         )
 
     @property
     def worker_count(self) -> int:
         """Workers to start: as set, else one per core this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or hardware.cores()
 
 
 def load(workspace: Path, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -201,15 +214,15 @@ def _explain(error: ValidationError, path: Path, flags: Mapping[str, Any]) -> st
     first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"]]
     key = ".".join(keys)
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(name for name, *_ in _entries(Settings, dotted=False))
-        return f"{path}: unknown setting '{key}'; known are {known}"
     variable = _PREFIX + "__".join(keys).upper()
     origin = f"{path}: "
     if _given(flags, keys):
         origin = ""
     elif variable in os.environ:
         origin = f"{variable}: "
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(name for name, *_ in _entries(Settings, dotted=False))
+        return f"{origin}unknown setting '{key}'; known are {known}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{origin}{key} is {first['input']!r}: {message[0].lower()}{message[1:]}"
 

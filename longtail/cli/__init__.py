@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from longtail import __version__
 from longtail.cli import jobs, reading, setup
 from schemas.errors import LongtailError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Mines streams of real-world images for the edge cases a model has not learned to handle.",
@@ -59,13 +62,14 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments)
-    except KeyboardInterrupt:
-        print("longtail: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        app(arguments, prog_name="longtail")
+    except SystemExit as ended:  # how Typer ends every command, also when it is stopped
+        if ended.code == _INTERRUPTED:
+            print("longtail: interrupted; run the same command again to go on", file=sys.stderr)
+        if isinstance(ended.__context__, BrokenPipeError):
+            ended.code = 0  # whoever reads, such as `head`, has seen enough
+        _flush()
+        raise
     except LongtailError as error:
         if debug:
             raise
@@ -80,3 +84,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is left goes nowhere, or the interpreter complains as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

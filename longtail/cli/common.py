@@ -65,7 +65,7 @@ def open_workspace(
         path = Path()
     overrides = _overrides(assignments or ())
     if budget is not None:
-        overrides.setdefault("mining", {})["budget"] = budget
+        _assign(overrides, "mining.budget", budget)
     return Workspace(path, overrides, watch)
 
 
@@ -77,12 +77,23 @@ def _overrides(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {assignment}: write it as KEY=VALUE")
-        section = overrides
-        *sections, last = key.split(".")
-        for name in sections:
-            section = section.setdefault(name, {})
-        section[last] = yaml.safe_load(value)
+        try:
+            _assign(overrides, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UsageError(f"--set {assignment}: the value is not valid YAML") from None
     return overrides
+
+
+def _assign(overrides: dict[str, Any], key: str, value: Any) -> None:
+    conflict = UsageError(f"'{key}' is set both as a value and as a section; leave out one of them")
+    *sections, last = key.split(".")
+    for name in sections:
+        overrides = overrides.setdefault(name, {})
+        if not isinstance(overrides, dict):
+            raise conflict
+    if isinstance(overrides.get(last), dict) and not isinstance(value, dict):
+        raise conflict
+    overrides[last] = value
 
 
 def quieten() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -128,6 +129,20 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["mine", "--budget", "many"], "mining.budget is 'many'"),
         (["mine", "--set", "mining.budgt=3"], "unknown setting 'mining.budgt'"),
         (["mine", "--set", "budget"], "--set budget: write it as KEY=VALUE"),
+        (["mine", "--set", "device=["], "--set device=[: the value is not valid YAML"),
+        (["mine", "--set", "minng.budget=3"], "longtail: unknown setting 'minng"),
+        (
+            ["mine", "--set", "mining.budget.x=3", "--set", "mining.budget=3"],
+            "'mining.budget' is set both as a value and as a section",
+        ),
+        (
+            ["mine", "--set", "mining.budget=3", "--set", "mining.budget.x=3"],
+            "'mining.budget.x' is set both as a value and as a section",
+        ),
+        (
+            ["mine", "--set", "mining=3", "--budget", "3"],
+            "'mining.budget' is set both as a value and as a section",
+        ),
         (["mine", "--set", "encoder=vit-99"], "vit-99"),
         (["mine", "--set", "runner=Abacus", "--budget", "7"], "runner is 'Abacus'"),
         (["curate", "no/slash"], "'no/slash' cannot name a dataset"),
@@ -152,6 +167,34 @@ def test_debug_gives_the_traceback(workspace: Workspace) -> None:
     told = subprocess.run([*command, "--debug"], capture_output=True, text=True)
     assert told.returncode != 0
     assert "Traceback" in told.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(mined: Workspace) -> None:
+    command = f"{sys.executable} -m longtail flags -w {mined.root}"
+    for tail in ("--json", "--top 3"):
+        told = subprocess.run(
+            ["bash", "-c", f"{command} {tail} | true; exit ${{PIPESTATUS[0]}}"],
+            capture_output=True,
+            text=True,
+        )
+        assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_an_interrupted_command_says_how_to_go_on(mined: Workspace, tmp_path: Path) -> None:
+    """The image is a pipe into which nothing is written, so that the command waits for it."""
+    os.mkfifo(tmp_path / "image")
+    command = ("longtail", "query", "-w", str(mined.root), str(tmp_path / "image"))
+    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "image").open("wb"):  # opens when the command reads
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == "longtail: interrupted; run the same command again to go on\n"
+
+
+def test_python_m_longtail_calls_itself_longtail() -> None:
+    command = [sys.executable, "-m", "longtail", "flags", "--help"]
+    assert "Usage: longtail flags" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def test_another_run_holds_the_workspace(longtail, workspace: Workspace) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,36 @@ def test_a_wrong_variable_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LONGTAIL_WORKERS", "many")
     with pytest.raises(SettingsError, match="LONGTAIL_WORKERS: workers is 'many'"):
         settings.load(folder)
+
+
+@pytest.mark.parametrize("name", ["MINING", "RUNNER_OPTIONS"])
+def test_a_variable_for_a_whole_section_holds_json(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"LONGTAIL_{name}", "abc")
+    with pytest.raises(SettingsError, match=f"LONGTAIL_{name} is 'abc'; write a JSON object"):
+        settings.load(folder)
+
+
+def test_variables_set_sections_and_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_MINING", '{"neighbours": 9}')
+    monkeypatch.setenv("LONGTAIL_RUNNER_OPTIONS", '{"flink_master": "host:8081"}')
+    loaded = settings.load(folder)
+    assert loaded.mining.neighbours == 9
+    assert loaded.runner_options == {"flink_master": "host:8081"}
+
+
+def test_a_wrong_flag_is_not_blamed_on_the_file(folder: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^unknown setting 'minng'; known are encoder"):
+        settings.load(folder, {"minng": {"budget": 3}})
+
+
+def test_workers_by_default_are_the_cores_of_this_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.load(folder).worker_count >= 1
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS and Windows
+    assert settings.load(folder).worker_count == os.cpu_count()
 
 
 def test_an_unknown_variable_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
