@@ -143,10 +143,12 @@ class Jobs:
 
         settings = self.settings
         runner = Runner(settings.runner, settings.worker_count, settings.runner_options)
-        with run.timed(name), self.watch(name, progress.of(run.run_id)):
-            counters = runner.run(build)
+        try:
+            with run.timed(name), self.watch(name, progress.of(run.run_id)):
+                counters = runner.run(build)
+        finally:
+            progress.forget(run.run_id)
         _log.info("%s ended in %.1f s: %s", name, run.seconds[name], counters)
         run.count(counters)
-        progress.forget(run.run_id)
         for audit in publish.read_audits(run.folder):
             audit.require()

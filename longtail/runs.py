@@ -1,6 +1,7 @@
 """Runs of a workspace: one at a time, each with a folder of what it did.
 
 runs/<run_id>/metrics.json     the summary, the counters and the settings; written when it ended
+runs/<run_id>/failed.json      the run, its command and the error, where it ended early
 runs/<run_id>/mine.json        what was mined, where the run mined anything
 runs/<run_id>/validation.json  the audits
 runs/<run_id>/report.html
@@ -14,8 +15,8 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +25,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from schemas.catalog import Catalog
-from schemas.errors import WorkspaceBusyError
+from schemas.errors import LongtailError, WorkspaceBusyError, WorkspaceError
 
 METRICS = "metrics.json"
+FAILED = "failed.json"
 MINE = "mine.json"
 REPORT = "report.html"
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +102,41 @@ class Run:
 
 @contextmanager
 def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
-    """Hold the workspace and start a run in it. Raises WorkspaceBusyError while another does."""
-    lock = FileLock(catalog.lock, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise WorkspaceBusyError(
-            f"another run holds {catalog.root}; wait for it to end, or look at its log in "
-            f"{catalog.runs}"
-        ) from None
-    shutil.rmtree(catalog.scratch, ignore_errors=True)
+    """Hold the workspace and start a run in it.
+
+    Raises WorkspaceBusyError while another does, WorkspaceError where nothing can be written.
+    """
     started = datetime.now(UTC)
-    run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    run_id = f"{started:{_STAMP}}-{secrets.token_hex(3)}"
     run = Run(run_id, catalog.run(run_id), started, details)
-    run.folder.mkdir(parents=True)
-    handler = logging.FileHandler(run.folder / "log.jsonl", encoding="utf-8")
-    handler.setFormatter(_JsonFormatter())
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield run
-    except BaseException:
-        logging.getLogger(__name__).exception("the run ended early")
-        raise
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-        lock.release()
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(catalog.lock, timeout=0))
+            shutil.rmtree(catalog.scratch, ignore_errors=True)
+            run.folder.mkdir(parents=True)
+            held.enter_context(_logged(run.folder / "log.jsonl"))
+        except Timeout:
+            raise WorkspaceBusyError(
+                f"another run holds {catalog.root}; wait for it to end, or look at its log in "
+                f"{catalog.runs}"
+            ) from None
+        except OSError as error:
+            raise WorkspaceError(
+                f"{catalog.root} cannot be written ({error.strerror}); mend that, or make a "
+                "workspace elsewhere with 'longtail init FOLDER'"
+            ) from None
+        try:
+            yield run
+        except BaseException as error:
+            _log.exception("the run ended early")
+            with suppress(OSError):  # a full disk, say, may be why the run failed
+                write_json(run.folder / FAILED, _failure(run, error))
+            raise
+
+
+def started_at(run_id: str) -> datetime:
+    """When a run started, in UTC: its id tells."""
+    return datetime.strptime(run_id.partition("-")[0], _STAMP).replace(tzinfo=UTC)
 
 
 def finished(catalog: Catalog) -> list[str]:
@@ -131,13 +144,32 @@ def finished(catalog: Catalog) -> list[str]:
     return sorted(path.parent.name for path in catalog.runs.glob(f"*/{METRICS}"))
 
 
+def last_summary(catalog: Catalog, commands: Sequence[str]) -> dict[str, Any] | None:
+    """The summary of the newest run of one of these commands that ended."""
+    for run_id in reversed(finished(catalog)):
+        record = metrics(catalog, run_id)
+        if record.get("command") in commands:
+            summary: dict[str, Any] = record["summary"]
+            return summary
+    return None
+
+
+def last_failure(catalog: Catalog) -> dict[str, Any] | None:
+    """What failed.json holds of the newest run that ended early, unless a later one finished."""
+    newest = max(catalog.runs.glob(f"*/{FAILED}"), default=None)
+    if newest is None or newest.parent.name < max(finished(catalog), default=""):
+        return None
+    return read_json(newest)
+
+
+def mining_runs(catalog: Catalog) -> list[str]:
+    """Ids of the runs that published scores, oldest first."""
+    return sorted({str(file.partition) for file in catalog.scores.files()})
+
+
 def newest_mining_run(catalog: Catalog) -> str | None:
     """Id of the newest run that published scores; None if there is none."""
-    candidates = (path.parent.name for path in catalog.runs.glob(f"*/{MINE}"))
-    for run_id in sorted(candidates, reverse=True):
-        if catalog.scores.files(run_id):
-            return run_id
-    return None
+    return max(mining_runs(catalog), default=None)
 
 
 def metrics(catalog: Catalog, run_id: str) -> dict[str, Any]:
@@ -158,6 +190,27 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", "utf-8")
     temporary.replace(path)
+
+
+def _failure(run: Run, error: BaseException) -> dict[str, Any]:
+    """The error in one line, as the command prints it."""
+    last = str(error).strip().splitlines()[-1:]
+    words = last if isinstance(error, LongtailError) else [type(error).__name__, *last]
+    command = run.details.get("command")
+    return {"run_id": run.run_id, "command": command, "error": ": ".join(words)}
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_JsonFormatter())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 class _JsonFormatter(logging.Formatter):

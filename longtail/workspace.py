@@ -142,7 +142,7 @@ class Workspace:
         if kind is not None:
             where &= ds.field("kind") == kind
         rows = self.catalog.scores.read(where=where).sort_by("rank").to_pylist()
-        if not rows and run_id is not None and not (self.catalog.run(run_id) / runs.MINE).exists():
+        if run_id is not None and run_id not in runs.mining_runs(self.catalog):
             raise NotFoundError(f"no mining run '{run_id}'; the newest is {newest}")
         return [arrow.flag_from_row(row) for row in rows[:top]]
 
@@ -347,9 +347,8 @@ class Workspace:
         return {"dataset": name, "version": version, "samples": summary.images, "out": str(out)}
 
     def status(self) -> dict[str, Any]:
-        """Counts, the index and the last run; the fields are a contract with other programs."""
+        """Counts, index, last run and failure; the fields are a contract with other programs."""
         encoder_id = self.jobs.encoder.id
-        finished = runs.finished(self.catalog)
         newest = runs.newest_mining_run(self.catalog)
         flagged = (ds.field("run_id") == newest) & ds.field("rank").is_valid()
         uris, rejects = self.catalog.uris, self.catalog.rejects
@@ -360,9 +359,10 @@ class Workspace:
             "uris": pc.count_distinct(uris.read(["uri"])["uri"]).as_py(),
             "rejects": pc.count_distinct(rejects.read(["uri"])["uri"]).as_py(),
             "flags": self.catalog.scores.count(flagged) if newest else 0,
-            "runs": len(finished),
+            "runs": len(runs.finished(self.catalog)),
             "index": self.index_status(),
-            "last_run": runs.metrics(self.catalog, finished[-1])["summary"] if finished else None,
+            "last_run": runs.last_summary(self.catalog, ("run", "ingest", "index", "mine")),
+            "last_failure": runs.last_failure(self.catalog),
         }
 
     def index_status(self) -> dict[str, Any]:
@@ -383,8 +383,12 @@ class Workspace:
         starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
         found = self.catalog.samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
         if len(found) != 1:
-            what = f"{len(found)} samples whose ids start" if found else "no sample whose id starts"
-            raise NotFoundError(f"there are {what} with '{prefix}'; 'longtail flags' shows ids")
+            what = (
+                f"are {len(found)} samples whose ids start"
+                if found
+                else "is no sample whose id starts"
+            )
+            raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
         return str(found[0])
 
     def uris(self, sample_ids: Sequence[str]) -> list[str]:

@@ -222,5 +222,7 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
                 f"{last['seconds']:.1f} s",
             )
         )
+    if failure := state["last_failure"]:
+        rows.append(("failed", f"{failure['run_id']}: {failure['command']}: {failure['error']}"))
     for name, value in rows:
         print(f"{name:<10} {value}")

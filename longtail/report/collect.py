@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ _DEVIATIONS = (-4.0, 12.0)
 
 def write_report(path: Path, catalog: Catalog, run_id: str) -> None:
     """Writes the report of a mining run to `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(render(collect(catalog, run_id)), "utf-8")
     temporary.replace(path)
@@ -42,8 +42,17 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     """Reads what the run `run_id` found, did and refused."""
     folder = catalog.run(run_id)
     metrics, mined = runs.metrics(catalog, run_id), runs.read_json(folder / runs.MINE)
-    columns = ["kind", "rank", "score", "level", "source", *(f"z_{level}" for level in LEVELS)]
+    columns = [
+        "encoder",
+        "kind",
+        "rank",
+        "score",
+        "level",
+        "source",
+        *(f"z_{level}" for level in LEVELS),
+    ]
     scores = catalog.scores.read(columns, ds.field("run_id") == run_id)
+    encoder = scores["encoder"][0].as_py()
     flags = _flags(catalog, run_id)
     outliers = [flag for flag in flags if flag.kind == "outlier"]
     faults = [flag for flag in flags if flag.kind == "capture_fault"]
@@ -52,13 +61,11 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     summary = metrics.get("summary", {})
     return ReportData(
         run_id=run_id,
-        started_at=datetime.fromisoformat(summary["started_at"])
-        if summary
-        else datetime.fromtimestamp((folder / runs.MINE).stat().st_mtime, UTC),
+        started_at=runs.started_at(run_id),
         seconds=summary.get("seconds"),
         command=metrics.get("command", "mine"),
         inputs=tuple(metrics.get("inputs", ())),
-        settings=_settings(mined),
+        settings=_settings(encoder, mined),
         samples=scores.num_rows,
         ingested=summary.get("ingested", 0),
         skipped=summary.get("skipped", 0),
@@ -73,7 +80,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         sources=_sources(scores),
         flags=tuple(shown),
         faults=tuple(shown_faults),
-        thumbnails=_thumbnails(catalog, mined.get("encoder"), [*shown, *shown_faults]),
+        thumbnails=_thumbnails(catalog, encoder, [*shown, *shown_faults]),
     )
 
 
@@ -83,13 +90,12 @@ def _flags(catalog: Catalog, run_id: str) -> list[Flag]:
     return [arrow.flag_from_row(row) for row in rows]
 
 
-def _settings(mined: Mapping[str, Any]) -> dict[str, str]:
-    policy = mined.get("policy", {})
-    return {
-        "encoder": mined.get("encoder", ""),
-        "index snapshot": str(mined.get("snapshot", "")),
-        **{name.replace("_", " "): str(value) for name, value in policy.items()},
-    }
+def _settings(encoder: str, mined: Mapping[str, Any]) -> dict[str, str]:
+    settings = {"encoder": encoder}
+    if mined:  # else the run's folder was removed, or never came
+        settings["index snapshot"] = str(mined["snapshot"])
+        settings |= {name.replace("_", " "): str(value) for name, value in mined["policy"].items()}
+    return settings
 
 
 def _stages(metrics: Mapping[str, Any], mined: int) -> tuple[Stage, ...]:
@@ -166,7 +172,7 @@ def _sources(scores: pa.Table) -> tuple[Share, ...]:
     return tuple(shown)
 
 
-def _thumbnails(catalog: Catalog, encoder: str | None, flags: Sequence[Flag]) -> dict[str, bytes]:
+def _thumbnails(catalog: Catalog, encoder: str, flags: Sequence[Flag]) -> dict[str, bytes]:
     wanted = pa.array(sorted(_pictured(flags)), pa.string())
     where = ds.field("sample_id").isin(wanted) & (ds.field("encoder") == encoder)
     rows = catalog.samples.batches(["sample_id", "thumbnail"], where)

@@ -84,7 +84,7 @@ def test_status_and_query_as_json(longtail, mined: Workspace, photographs: Path)
     state = longtail("status", "-w", mined.root, "--json").json
     assert set(state) == {
         *("workspace", "encoder", "samples", "uris", "rejects", "flags", "runs", "index"),
-        "last_run",
+        *("last_run", "last_failure"),
     }
     assert set(state["index"]) == {"vectors", "segments", "snapshot", "factory", "recall"}
     assert set(state["last_run"]) == SUMMARY_FIELDS
@@ -212,6 +212,10 @@ def test_a_failed_audit_exits_3_and_publishes_nothing(
     assert told.code == 3
     assert "rejected_share" in told.err
     assert longtail("status", "-w", empty.root, "--json").json["rejects"] == 0
+    failure = longtail("status", "-w", empty.root, "--json").json["last_failure"]
+    assert failure["command"] == "run"
+    assert told.err == f"longtail: {failure['error']}\n"
+    assert failure["run_id"] in longtail("status", "-w", empty.root).out
     validation = next((empty.root / "runs").glob("*/validation.json"))
     assert json.loads(validation.read_text())[0]["success"] is False
 

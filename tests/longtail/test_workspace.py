@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,18 @@ import pytest
 from PIL import Image
 
 from longtail import Workspace
+from longtail.runs import start
+from pipelines.progress import Progress
+from pipelines.progress import of as progress_of
 from schemas.arrow import matrix
-from schemas.errors import AuditError, NotFoundError, RejectReason, UsageError, WorkspaceError
+from schemas.errors import (
+    AuditError,
+    NotFoundError,
+    RejectReason,
+    SettingsError,
+    UsageError,
+    WorkspaceError,
+)
 
 
 def versions(workspace: Workspace) -> list[int | None]:
@@ -227,6 +239,57 @@ def test_status_counts(mined: Workspace) -> None:
     assert state["index"] == {
         **{"vectors": 90, "segments": 1, "snapshot": 1, "factory": "Flat", "recall": 1.0}
     }
+
+
+def test_the_last_run_is_one_that_looked_for_edge_cases(workspace: Workspace) -> None:
+    last = workspace.status()["last_run"]
+    workspace.curate("cracks", top=1)
+    assert workspace.status()["last_run"] == last
+    assert workspace.status()["runs"] == 2
+
+
+def test_a_failure_is_shown_until_a_run_ends_well(workspace: Workspace) -> None:
+    assert workspace.status()["last_failure"] is None
+    with pytest.raises(ValueError, match="first"), start(workspace.catalog, command="mine") as run:
+        raise ValueError("first line\nlast line")
+    assert workspace.status()["last_failure"] == {
+        **{"run_id": run.run_id, "command": "mine", "error": "ValueError: last line"}
+    }
+    time.sleep(1.1)  # ids of runs tell seconds apart
+    workspace.mine()
+    assert workspace.status()["last_failure"] is None
+
+
+def test_a_workspace_that_cannot_be_written_is_no_longer_held(empty: Workspace) -> None:
+    empty.catalog.runs.write_text("in the way of the folder")
+    with pytest.raises(WorkspaceError, match=r"empty cannot be written \(Not a directory\); mend"):
+        empty.index()
+    empty.catalog.runs.unlink()
+    empty.index()
+
+
+def test_a_job_that_fails_leaves_no_progress_behind(workspace: Workspace) -> None:
+    seen: list[Progress] = []
+
+    def watch(name: str, progress: Progress) -> AbstractContextManager[None]:
+        seen.append(progress)
+        return nullcontext()
+
+    with pytest.raises(SettingsError, match="Abacus"):
+        Workspace(workspace.root, {"runner": "Abacus", "mining": {"budget": "7"}}, watch).mine()
+    failed = workspace.status()["last_failure"]["run_id"]
+    assert len(seen) == 1
+    assert progress_of(failed) is not seen[0]
+
+
+def test_flags_stand_without_the_folders_of_their_runs(workspace: Workspace) -> None:
+    flags = workspace.flags()
+    shutil.rmtree(workspace.catalog.runs)
+    assert workspace.flags() == workspace.flags(flags[0].run_id) == flags
+    assert workspace.status()["flags"] == len(flags)
+    report = workspace.report()
+    assert report is not None
+    assert Path(flags[0].uri).name in report.read_text("utf-8")
 
 
 def test_no_workspace_and_two_of_them(tmp_path: Path) -> None:
