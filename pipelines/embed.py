@@ -2,8 +2,9 @@
 
     inputs -> ImageRef -> skip known -> shuffle -> [read, hash, decode, encode, stage] -> publish
 
-What stands in brackets is one fused stage: bytes and tensors never leave it. It ends in staged
-files that no reader sees; one element at the end audits all of them and commits them once.
+What stands in brackets is one fused stage: bytes and tensors never leave it. A few threads read and
+hash the next batch while one decodes and encodes the present. It ends in staged files that no
+reader sees; one element at the end audits all of them and commits them once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 import apache_beam as beam
 import numpy as np
@@ -25,6 +28,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from encoders import images, registry
 from encoders.base import Encoder, EncoderInfo
 from pipelines import progress, sources
+from pipelines.ahead import ReadAhead
 from pipelines.known import STAMP, Known
 from pipelines.publish import (
     Stage,
@@ -43,6 +47,8 @@ from schemas.records import LEVELS, QUALITY_STATISTICS, ImageRef, Reject
 
 # Of fewer inputs a single broken one is a large share, and says nothing of the source.
 _FEW_INPUTS = 20
+# For each worker: enough to hide the latency of an object store, too few to slow the decoding.
+_READING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,11 @@ class SkipKnown(beam.DoFn):
 
 
 class Embed(beam.DoFn):
-    """Reads, decodes and encodes batches of images; in: list of ImageRef, out: Staged files."""
+    """Reads, decodes and encodes batches of images; in: list of ImageRef, out: Staged files.
+
+    Each batch waits until the next one is being read, the last for the end of its bundle. Of the
+    counters, `read_us` is the time that reading was waited for.
+    """
 
     def __init__(self, options: EmbedOptions, known: Shared) -> None:
         self.options = options
@@ -118,16 +128,37 @@ class Embed(beam.DoFn):
         options = self.options
         self.known = self.shared_known.acquire(lambda: _known(options))
         self.progress = progress.of(options.run_id)
+        self.readers = ThreadPoolExecutor(_READING_THREADS, "read")
+
+    def teardown(self) -> None:
+        self.readers.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
-        catalog = self.options.catalog
+        catalog, limits = self.options.catalog, self.options.limits
         self.samples = Stage("samples", catalog.samples)
         self.uris = Stage("uris", catalog.uris)
         self.rejects = Stage("rejects", catalog.rejects)
         # Of this bundle only: a bundle that is tried again starts from nothing.
         self.taken: set[str] = set()
+        self.ahead = ReadAhead(self.readers, lambda ref: read_and_hash(ref, limits))
+        self.waiting: Sequence[ImageRef] = ()
 
     def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
+        self.ahead.expect(refs)
+        present, self.waiting = self.waiting, refs
+        yield from self._embed(present)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        everything = chain(
+            self._embed(self.waiting),
+            self.samples.finish(),
+            self.uris.finish(),
+            self.rejects.finish(),
+        )
+        for staged in everything:
+            yield WindowedValue(staged, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def _embed(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
         options = self.options
         embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
         sightings: list[tuple[ImageRef, str]] = []
@@ -135,8 +166,7 @@ class Embed(beam.DoFn):
         for ref in refs:
             try:
                 begun = time.perf_counter()
-                data = read(ref, options.limits)
-                sample_id = hashlib.sha256(data).hexdigest()
+                data, sample_id = self.ahead.take()
                 self._clock("read", begun)
                 if sample_id in self.known.forgotten:
                     raise ImageError("forgotten", sample_id)
@@ -165,11 +195,6 @@ class Embed(beam.DoFn):
         yield from self.rejects.add(
             arrow.rejects_table(rejects, str(options.limits), options.run_id)
         )
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for stage in (self.samples, self.uris, self.rejects):
-            for staged in stage.finish():
-                yield WindowedValue(staged, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
     def _clock(self, name: str, begun: float) -> None:
         self.clocks[name].inc(int((time.perf_counter() - begun) * 1e6))
@@ -238,6 +263,12 @@ def read(ref: ImageRef, limits: images.Limits) -> bytes:
     if ref.container != "parquet" and ref.size > limits.max_bytes:
         raise ImageError("too_large", f"{ref.size} bytes, the limit is {limits.max_bytes}")
     return sources.read(ref)
+
+
+def read_and_hash(ref: ImageRef, limits: images.Limits) -> tuple[bytes, str]:
+    """The bytes of one image and their SHA-256 in hex. Raises ImageError as `read` does."""
+    data = read(ref, limits)
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def embed_images(
