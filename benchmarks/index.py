@@ -33,6 +33,8 @@ RESULTS = Path(__file__).parent / "results" / "index.json"
 K = 10
 ADDED = 10_000
 QUERIES = 200
+BASE = 100_000
+"""What the cost of adding to more is compared with."""
 
 FULL = [("clustered", 320, n) for n in (10_000, 100_000, 1_000_000, 5_000_000)]
 FULL += [("clustered", 768, n) for n in (10_000, 100_000, 1_000_000)]
@@ -126,19 +128,34 @@ def querying(snapshot: Snapshot, index: Any, queries: Vectors) -> dict[str, floa
     }
 
 
-def adding(store: IndexStore, dimension: int, held: int) -> dict[str, float]:
-    """Median seconds to add 10,000 vectors, and how many old files that rewrote."""
-    taken = []
-    old = {path: path.stat() for path in store.root.glob("s*-*")}
-    for turn in range(5):
+def adding(dimension: int, stores: dict[int, IndexStore]) -> dict[int, dict[str, float]]:
+    """Median seconds to add 10,000 vectors to each store, and how many old files that rewrote.
+
+    stores: by the number of vectors held. By turns, with nothing left to write back from before.
+    """
+    old = {held: _stats(store) for held, store in stores.items()}
+    taken: dict[int, list[float]] = {held: [] for held in stores}
+    for turn in range(7):
         vectors = clustered(ADDED, dimension, seed=100 + turn)
-        ids = sample_ids(ADDED, start=held + turn * ADDED)
-        taken.append(seconds(lambda v=vectors, i=ids: store.commit([store.write_segment(i, v)])))
-    rewritten = sum(
-        (path.stat().st_ino, path.stat().st_mtime_ns) != (stat.st_ino, stat.st_mtime_ns)
-        for path, stat in old.items()
-    )
-    return {"add_10k_s": float(np.median(taken)), "files_rewritten": rewritten}
+        for held, store in stores.items():
+            ids = sample_ids(ADDED, start=held + turn * ADDED)
+            os.sync()
+            taken[held].append(
+                seconds(lambda s=store, i=ids, v=vectors: s.commit([s.write_segment(i, v)]))
+            )
+    return {
+        held: {
+            "add_10k_s": float(np.median(taken[held])),
+            "files_rewritten": len(old[held].items() - _stats(store).items()),
+        }
+        for held, store in stores.items()
+    }
+
+
+def _stats(store: IndexStore) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of each file that is to be written once."""
+    files = {path.name: path.stat() for path in store.root.glob("s*-*")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
 
 
 def opening(root: Path, query: Vectors) -> dict[str, float]:
@@ -164,13 +181,13 @@ def quick(scratch: Path) -> dict[str, float]:
     queries = clustered(QUERIES, 320, seed=1)
     scored, asked = scoring(snapshot, index, 5_000), querying(snapshot, index, queries)
     opened = opening(large.root, queries[:1])
-    growth = adding(large, 320, 100_000)["add_10k_s"] / adding(small, 320, 20_000)["add_10k_s"]
+    added = adding(320, {20_000: small, 100_000: large})
     figures = {
         "self_knn_vs_faiss": scored["self_knn_vs_faiss"],
         "self_knn_vs_brute": scored["self_knn_vs_brute"],
         "query_vs_faiss": asked["query_vs_faiss"],
         "recall_at_10": asked["recall_at_10"],
-        "add_cost_growth": growth,
+        "add_cost_growth": added[100_000]["add_10k_s"] / added[20_000]["add_10k_s"],
         **opened,
     }
     return {name: round(value, 4) for name, value in figures.items()}
@@ -203,8 +220,19 @@ def entry(data: str, dimension: int, size: int, scratch: Path) -> dict[str, Any]
         told |= scoring(snapshot, index, size)
         told["pyod_s"] = seconds(lambda: rivals.pyod_scores(vectors))
         told |= competitors(vectors, queries, scratch)
-    told |= adding(store, dimension, size)
-    return told
+    return told | growing(store, data, dimension, size, scratch)
+
+
+def growing(
+    store: IndexStore, data: str, dimension: int, size: int, scratch: Path
+) -> dict[str, float]:
+    """Adding to `store`, which holds `size` vectors, beside adding to 100,000."""
+    if size <= BASE:
+        return adding(dimension, {size: store})[size]
+    base = IndexStore(scratch / f"{data}-{dimension}-base")
+    build(base, clustered(BASE, dimension, seed=0))
+    added = adding(dimension, {BASE: base, size: store})
+    return added[size] | {"add_cost_growth": added[size]["add_10k_s"] / added[BASE]["add_10k_s"]}
 
 
 def competitors(vectors: Vectors, queries: Vectors, scratch: Path) -> dict[str, float]:
