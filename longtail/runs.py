@@ -3,6 +3,7 @@
 runs/<run_id>/metrics.json     the summary, the counters and the settings; written when it ended
 runs/<run_id>/failed.json      the run, its command and the error, where it ended early
 runs/<run_id>/mine.json        what was mined, where the run mined anything
+runs/<run_id>/notes.json       what mining had to say beside the scores
 runs/<run_id>/validation.json  the audits
 runs/<run_id>/report.html
 runs/<run_id>/log.jsonl

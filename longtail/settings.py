@@ -24,11 +24,12 @@ from pydantic_settings import (
 )
 
 from encoders import hardware
-from schemas.errors import SettingsError
+from schemas.errors import SettingsError, UsageError
 
 FILE = "longtail.yaml"
 _PREFIX = "LONGTAIL_"
 _NOT_SETTINGS = {"LONGTAIL_WORKSPACE"}
+_HEADING = object()  # where a section stands for a value
 
 
 def _budget(value: str) -> str:
@@ -48,6 +49,17 @@ def _device(value: str) -> str:
     return value
 
 
+def _detector(value: str) -> str:
+    if value != "default":
+        from detectors.registry import detector  # scikit-learn is slow to import
+
+        try:
+            detector(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +69,15 @@ class Mining(_Section):
 
     budget: Annotated[str, BeforeValidator(str), AfterValidator(_budget)] = Field(
         "1%", description="outliers to flag per run: a count (200) or a share of the samples (2%)"
+    )
+    fdr: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of false alarms to promise instead, where a clean reference allows it",
+    )
+    detector: Annotated[str, AfterValidator(_detector)] = Field(
+        "default", description="how samples are scored: default, knn, lof, ..., pyod:NAME"
     )
     neighbours: int = Field(
         5, ge=1, le=1000, description="nearest neighbours in the distance score"
@@ -178,7 +199,7 @@ def template() -> str:
     for key, value, description in _entries(Settings, dotted=False):
         indent = "  " * key.count(".")
         name = key.rpartition(".")[2]
-        if value is None:
+        if value is _HEADING:
             lines.append(f"\n# {description}\n{name}:\n")
             continue
         text = yaml.safe_dump(value, default_flow_style=True).replace("...", "").strip()
@@ -195,7 +216,7 @@ def _entries(
         if section is None:
             yield prefix + name, info.get_default(call_default_factory=True), info.description or ""
         else:
-            yield prefix + name, None, info.description or ""
+            yield prefix + name, _HEADING, info.description or ""
             yield from _entries(section, f"{prefix}{name}{separator}", dotted)
 
 

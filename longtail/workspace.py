@@ -131,6 +131,16 @@ class Workspace:
             write_report(path, self.catalog, run_id)
         return path
 
+    def notes(self, run_id: str | None = None) -> list[str]:
+        """What a mining run (the newest one) has to say beside its flags, one line each.
+
+        A promise kept or withdrawn, a source that shifted; empty for a run that mined nothing.
+        """
+        from pipelines import notes
+
+        run_id = run_id or runs.newest_mining_run(self.catalog)
+        return list(notes.read(self.catalog.run(run_id)).notes) if run_id else []
+
     def flags(
         self, run_id: str | None = None, kind: FlagKind | None = None, top: int | None = None
     ) -> list[Flag]:

@@ -25,7 +25,7 @@ from detectors.mining import Findings, Policy, mine
 from detectors.pool import Pool
 from index.search import Snapshot
 from index.store import IndexStore
-from pipelines import progress
+from pipelines import notes, progress
 from pipelines.publish import record_audit
 from schemas import arrow
 from schemas.catalog import Catalog
@@ -103,6 +103,7 @@ class Score(beam.DoFn):
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
+        notes.record(options.catalog.run(options.run_id), notes.of_findings(findings, pool))
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
         self.flagged.inc(len(findings.flagged))

@@ -45,10 +45,17 @@ BudgetOption = Annotated[
     str | None,
     typer.Option(help="Outliers to flag: a count (200) or a share (2%).", show_default=False),
 ]
+FdrOption = Annotated[
+    float | None,
+    typer.Option(help="False alarms to promise, such as 0.1 of the flags.", show_default=False),
+]
 
 
 def open_workspace(
-    path: Path | None, assignments: Sequence[str] | None = None, budget: str | None = None
+    path: Path | None,
+    assignments: Sequence[str] | None = None,
+    budget: str | None = None,
+    fdr: float | None = None,
 ) -> Workspace:
     """The workspace of the option, the variable or the current folder, with overrides applied."""
     quieten()
@@ -64,8 +71,9 @@ def open_workspace(
             )
         path = Path()
     overrides = _overrides(assignments or ())
-    if budget is not None:
-        _assign(overrides, "mining.budget", budget)
+    for key, value in (("mining.budget", budget), ("mining.fdr", fdr)):
+        if value is not None:
+            _assign(overrides, key, value)
     return Workspace(path, overrides, watch)
 
 

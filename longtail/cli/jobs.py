@@ -11,6 +11,7 @@ import typer
 
 from longtail.cli.common import (
     BudgetOption,
+    FdrOption,
     JsonOption,
     SetOption,
     WorkspaceOption,
@@ -23,6 +24,7 @@ from schemas.errors import CorruptionError, UsageError
 from schemas.records import VerdictLabel
 
 if TYPE_CHECKING:
+    from longtail.runs import RunSummary
     from longtail.workspace import Workspace
 
 ExportFormat = Literal["hf", "imagefolder"]
@@ -42,6 +44,7 @@ def run(
     workspace: WorkspaceOption = None,
     source: Source = "",
     budget: BudgetOption = None,
+    fdr: FdrOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,12 +52,18 @@ def run(
 
     Example: longtail run -w my-workspace photos/ --source line-3
     """
-    opened = open_workspace(workspace, assignments, budget)
+    opened = open_workspace(workspace, assignments, budget, fdr)
     summary = opened.run(inputs, source)
     print_summary(summary, as_json)
     if not as_json:
+        _print_notes(opened, summary)
         report = opened.report()
         print(f"report: {report}" if report else "nothing was ingested, so there is no report")
+
+
+def _print_notes(opened: Workspace, summary: RunSummary) -> None:
+    for note in opened.notes(summary.run_id):
+        print(f"note: {note}")
 
 
 def ingest(
@@ -157,6 +166,7 @@ def forget(
 def mine(
     workspace: WorkspaceOption = None,
     budget: BudgetOption = None,
+    fdr: FdrOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,10 +174,12 @@ def mine(
 
     Example: longtail mine -w my-workspace --budget 2%
     """
-    opened = open_workspace(workspace, assignments, budget)
-    print_summary(opened.mine(), as_json)
+    opened = open_workspace(workspace, assignments, budget, fdr)
+    summary = opened.mine()
+    print_summary(summary, as_json)
     report = opened.report()
     if report and not as_json:
+        _print_notes(opened, summary)
         print(f"report: {report}")
 
 

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from longtail import runs
 from longtail.report.data import Histogram, LevelSpread, Rejected, ReportData, Share, Stage
 from longtail.report.render import render
+from pipelines import notes
 from pipelines.publish import read_audits
 from schemas import arrow
 from schemas.catalog import Catalog
@@ -66,6 +67,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         command=metrics.get("command", "mine"),
         inputs=tuple(metrics.get("inputs", ())),
         settings=_settings(encoder, mined),
+        notes=notes.read(folder).notes,
         samples=scores.num_rows,
         ingested=summary.get("ingested", 0),
         skipped=summary.get("skipped", 0),
@@ -94,7 +96,11 @@ def _settings(encoder: str, mined: Mapping[str, Any]) -> dict[str, str]:
     settings = {"encoder": encoder}
     if mined:  # else the run's folder was removed, or never came
         settings["index snapshot"] = str(mined["snapshot"])
-        settings |= {name.replace("_", " "): str(value) for name, value in mined["policy"].items()}
+        settings |= {
+            name.replace("_", " "): str(value)
+            for name, value in mined["policy"].items()
+            if value is not None
+        }
     return settings
 
 

@@ -97,7 +97,8 @@ class ReportData:
     """All that one report tells.
 
     seconds: how long the run took; None for one that was cut off after it had published.
-    settings: what was mined and by which policy, as text. samples: the pool that was mined.
+    settings: what was mined and by which policy, as text. notes: what mining had to say, one line
+    each. samples: the pool that was mined.
     flags, faults: the best outliers and capture faults, by rank; of `outliers` and
     `capture_faults` in all. thumbnails: JPEG bytes by sample id, of those and their neighbours.
     """
@@ -108,6 +109,7 @@ class ReportData:
     command: str
     inputs: tuple[str, ...]
     settings: Mapping[str, str]
+    notes: tuple[str, ...]
     samples: int
     ingested: int
     skipped: int

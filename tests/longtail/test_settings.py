@@ -53,6 +53,8 @@ def test_flags_win_over_variables_over_the_file(
         ("batch_size: zero", "batch_size is 'zero'"),
         ("device: gpu", "device is 'gpu': a device is auto, cpu, cuda or cuda:N"),
         ("mining: {budget: 0.5}", "mining.budget is 0.5: a budget is a count"),
+        ("mining: {fdr: 1.5}", "mining.fdr is 1.5: input should be less than 1"),
+        ("mining: {detector: knn9}", "detector 'knn9' is none of default, knn, mahalanobis"),
         ("mining: {budget: 120%}", "mining.budget is '120%': a budget is a count"),
         ("limits: {max_rejected_share: 2}", "limits.max_rejected_share is 2"),
         ("- 1", "must hold 'key: value' lines, not a list"),
