@@ -43,6 +43,13 @@ class Runner:
         """Run a pipeline of nothing, to see that the runner starts."""
         self.run(lambda pipeline: pipeline | beam.Create([None]))
 
+    def check(self) -> None:
+        """See that Beam knows the runner and its options, which starts nothing.
+
+        Raises SettingsError where it does not.
+        """
+        self._pipeline_options()
+
     def _pipeline_options(self) -> PipelineOptions:
         options: dict[str, Any] = {"runner": self.name, "save_main_session": False}
         if self.name == LOCAL:
