@@ -6,10 +6,12 @@ import importlib.metadata
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from longtail.settings import Settings
 from schemas.errors import LongtailError
 
 _PACKAGES = ("apache-beam", "torch", "pyarrow", "great-expectations", "deltalake", "numpy")
@@ -32,7 +34,7 @@ class _UnwellError(Exception):
         self.found, self.remedy = found, remedy
 
 
-def examine(folder: Path, encoder: str, device: str, runner: str) -> Iterator[Check]:
+def examine(folder: Path, given: Settings) -> Iterator[Check]:
     """Run every check, the slow ones last. `folder` is the workspace or where it would be."""
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("python", platform.python_version),
@@ -40,8 +42,8 @@ def examine(folder: Path, encoder: str, device: str, runner: str) -> Iterator[Ch
         ("disk", lambda: _disk(folder)),
         ("write access", lambda: _write(folder)),
         ("faiss", _faiss),
-        ("encoder", lambda: _encoder(encoder, device)),
-        ("runner", lambda: _runner(runner)),
+        ("encoder", lambda: _encoder(given.encoder, given.device)),
+        ("runner", lambda: _runner(given.runner, given.runner_options)),
     )
     for name, check in checks:
         try:
@@ -114,10 +116,12 @@ def _encoder(spec: str, device: str) -> str:
     return f"{info.id} on {info.backend} {info.precision}: {lengths} dimensions"
 
 
-def _runner(name: str) -> str:
+def _runner(name: str, options: Mapping[str, Any]) -> str:
     from pipelines.runner import LOCAL, Runner
 
+    runner = Runner(name, options=options)
     if name != LOCAL:
-        return f"{name} is checked when a job starts"
-    Runner(name).probe()
+        runner.check()
+        return f"Beam knows {name} and its options; whether it answers, a job will tell"
+    runner.probe()
     return f"{name} ran a pipeline"

@@ -22,7 +22,7 @@ from longtail.cli.common import (
 def init(
     folder: Annotated[Path, typer.Argument(help="The new workspace.")] = Path(),
 ) -> None:
-    """Make a workspace: a folder with a longtail.yaml of every setting and its default.
+    """Make a workspace with every setting and its default.
 
     Example: longtail init my-workspace
     """
@@ -33,7 +33,7 @@ def init(
 
 
 def encoders(as_json: JsonOption = False) -> None:
-    """List what `encoder:` in the settings may be, and what is missing here to use it.
+    """List the encoders, and what is missing to use each.
 
     Example: longtail encoders
     """
@@ -54,12 +54,11 @@ def encoders(as_json: JsonOption = False) -> None:
             )
             for line in lines
         ],
-        right=set(),
     )
 
 
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Check the installation, and say what is wrong and how to mend it.
+    """Check the installation, and say how to mend it.
 
     Example: longtail doctor
     """
@@ -69,7 +68,7 @@ def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
     folder = workspace or Path()
     given = settings.load(folder) if (folder / settings.FILE).exists() else settings.Settings()
     checks = []
-    for check in doctor.examine(folder.absolute(), given.encoder, given.device, given.runner):
+    for check in doctor.examine(folder.absolute(), given):
         checks.append(check)
         if not as_json:
             print(f"{'ok ' if check.ok else 'BAD'}  {check.name:<13} {check.found}")
@@ -87,27 +86,30 @@ def demo(
         int | None, typer.Option(min=10, help="Only so many photographs.", show_default=False)
     ] = None,
 ) -> None:
-    """Mine 2,624 photographs of solar cells and show the strangest.
+    """Mine 2,624 photographs of solar cells.
 
     Example: longtail demo --limit 200
     """
     quieten()
     from longtail import settings
     from longtail.cli.progress import watch
-    from longtail.demo import BUDGET, judge, photographs
+    from longtail.demo import BUDGET, SOURCE, check_own, judge, photographs
     from longtail.workspace import Workspace
 
-    images = photographs(limit)
+    inputs = photographs(limit)
     if not (folder / settings.FILE).exists():
         Workspace.create(folder)
     workspace = Workspace(folder, {"mining": {"budget": BUDGET}}, watch)
-    inputs = sorted(images) if limit else [str(Path(next(iter(images))).parent)]
-    summary = workspace.run(inputs, source="elpv")
+    check_own(workspace.catalog)
+    summary = workspace.run(inputs, source=SOURCE)
     flags = workspace.flags()
     print_flags([flag for flag in flags if flag.kind == "outlier"][:20])
     print()
     print_summary(summary, as_json=False)
-    hits = judge(flags, images)
+    if not flags:
+        print("nothing was flagged; the settings in longtail.yaml say how flags are called")
+        return
+    hits = judge(flags, workspace.catalog.samples.read(["uri"])["uri"].to_pylist())
     print(
         f"of the first {hits.flags} flags, {hits.defects} are true defects; "
         f"chance would give {hits.chance:.0f} (the labels were not used to score)"
