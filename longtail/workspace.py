@@ -48,6 +48,13 @@ def _unwatched(name: str, progress: Progress) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under a number of its own
+        raise UsageError("this user has no name here; pass --reviewer NAME") from None
+
+
 class Workspace:
     """A folder that holds the samples, the index, the runs, the verdicts and the datasets.
 
@@ -283,10 +290,11 @@ class Workspace:
     ) -> list[Verdict]:
         """Record what a person says of samples, each named by its id or a unique prefix.
 
-        All or none are recorded. Raises NotFoundError for an unknown sample.
+        All or none are recorded. Raises NotFoundError for an unknown sample, UsageError where no
+        reviewer is given and the user has no name.
         """
         now, run_id = datetime.now(UTC), runs.newest_mining_run(self.catalog)
-        reviewer = reviewer or getpass.getuser()
+        reviewer = reviewer or _user()
         verdicts = [
             Verdict(self.resolve(sample_id), label, tuple(tags), note, reviewer, now, run_id)
             for sample_id in sample_ids
@@ -341,10 +349,11 @@ class Workspace:
         format_: `hf`, Hugging Face Parquet, or `imagefolder`, images and a metadata.csv. Raises
         NotFoundError for an unknown dataset or version, UsageError for an output folder in use.
         """
+        from curation.dataset import check_name
         from curation.export import export_dataset
         from pipelines.curate import dataset
 
-        table = dataset(self.catalog, name)
+        table = dataset(self.catalog, check_name(name))
         newest = table.version()
         if newest is None:
             names = (

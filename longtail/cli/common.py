@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +17,10 @@ from schemas.errors import UsageError, WorkspaceError
 if TYPE_CHECKING:
     from longtail.runs import RunSummary
     from longtail.workspace import Workspace
-    from schemas.records import Flag
+    from schemas.records import Flag, FlagKind
 
 SAMPLE_ID_DIGITS = 12
+_KINDS: Mapping[FlagKind, str] = {"outlier": "outlier", "capture_fault": "fault"}
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -143,11 +144,13 @@ def index_line(state: dict[str, Any]) -> str:
 
 def print_flags(flags: Sequence[Flag]) -> None:
     """A table of flags for a person, best first."""
+    mixed = len({flag.kind for flag in flags}) > 1
     print_table(
-        ("rank", "sample", "image", "score", "p-value", "level", "why"),
+        ("rank", *["kind"] * mixed, "sample", "image", "score", "p-value", "level", "why"),
         [
             (
                 str(flag.rank),
+                *[_KINDS[flag.kind]] * mixed,
                 flag.sample_id[:SAMPLE_ID_DIGITS],
                 short_uri(flag.uri),
                 f"{flag.score:.4f}",
@@ -169,7 +172,7 @@ def short_uri(uri: str) -> str:
 def print_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    right: set[str] = frozenset(),  # type: ignore[assignment]
+    right: Collection[str] = (),
 ) -> None:
     """A plain table as wide as the terminal, or as wide as it needs where there is none."""
     import sys

@@ -48,7 +48,7 @@ def run(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ingest, index, mine and report: the job to schedule, safe to repeat.
+    """Ingest, index, mine and report: the job to schedule.
 
     Example: longtail run -w my-workspace photos/ --source line-3
     """
@@ -56,14 +56,7 @@ def run(
     summary = opened.run(inputs, source)
     print_summary(summary, as_json)
     if not as_json:
-        _print_notes(opened, summary)
-        report = opened.report()
-        print(f"report: {report}" if report else "nothing was ingested, so there is no report")
-
-
-def _print_notes(opened: Workspace, summary: RunSummary) -> None:
-    for note in opened.notes(summary.run_id):
-        print(f"note: {note}")
+        _print_mined(opened, summary)
 
 
 def ingest(
@@ -73,7 +66,7 @@ def ingest(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read, check and embed images that are new to the workspace.
+    """Read, check and embed the images that are new.
 
     Example: longtail ingest -w my-workspace manifest.csv
     """
@@ -100,7 +93,9 @@ def index(
     if action == "verify":
         _verify(opened, as_json)
         return
+    before = None
     if action == "update":
+        before = opened.index_status()
         opened.index()
     elif action == "compact":
         opened.compact_index()
@@ -109,8 +104,10 @@ def index(
     state = opened.index_status()
     if as_json:
         print_json(state)
-    else:
-        print(f"index: {index_line(state)}")
+        return
+    if state == before:
+        print("nothing new to index; 'longtail ingest' adds images")
+    print(f"index: {index_line(state)}")
 
 
 def _verify(opened: Workspace, as_json: bool) -> None:
@@ -146,7 +143,7 @@ def forget(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete samples everywhere, and refuse their content from now on.
+    """Delete samples everywhere, and refuse them from now on.
 
     Example: longtail forget -w my-workspace 3f2a9c01b7de
     """
@@ -170,17 +167,31 @@ def mine(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Flag outliers and capture faults among the indexed samples, and report.
+    """Flag outliers and capture faults, and write the report.
 
     Example: longtail mine -w my-workspace --budget 2%
     """
     opened = open_workspace(workspace, assignments, budget, fdr)
     summary = opened.mine()
     print_summary(summary, as_json)
-    report = opened.report()
-    if report and not as_json:
-        _print_notes(opened, summary)
-        print(f"report: {report}")
+    if not as_json:
+        _print_mined(opened, summary)
+
+
+def _print_mined(opened: Workspace, summary: RunSummary) -> None:
+    """What a run has to say, or why it flagged nothing, and where the report is."""
+    from longtail.runs import newest_mining_run
+
+    newest = newest_mining_run(opened.catalog)
+    if newest is None or not opened.index_status()["vectors"]:
+        print("nothing is indexed; 'longtail run' ingests images")
+        return
+    if newest != summary.run_id:
+        stand = f"{len(opened.flags()):,} flags stand"
+        print(f"nothing new since run {newest}: {stand}; 'longtail flags' lists them")
+    for note in opened.notes(summary.run_id):
+        print(f"note: {note}")
+    print(f"report: {opened.report()}")
 
 
 def curate(
@@ -196,7 +207,7 @@ def curate(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write reviewed samples, with their lineage, into a new version of a dataset.
+    """Write reviewed samples into a new version of a dataset.
 
     Example: longtail curate -w my-workspace cracks
     """
@@ -228,7 +239,7 @@ def export(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version of a dataset in a format that training code reads.
+    """Write a version of a dataset for training code to read.
 
     Example: longtail export -w my-workspace cracks --format hf out/
     """

@@ -36,7 +36,7 @@ def flags(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the edge cases that a mining run flagged, the strangest first.
+    """List what a mining run flagged, the strangest first.
 
     Example: longtail flags -w my-workspace --top 20
     """
@@ -94,7 +94,7 @@ def query(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the samples most like images, samples or, with a CLIP-like encoder, words.
+    """Find the samples most like images, samples or words.
 
     Example: longtail query -w my-workspace photo.jpg -k 12
     """
@@ -135,7 +135,7 @@ def duplicates(
     within: Annotated[float, typer.Option(min=0, max=2, help="Largest distance.")] = 0.1,
     as_json: JsonOption = False,
 ) -> None:
-    """List groups of near-duplicates, each by the sample that stands for it.
+    """List groups of near-duplicates, the largest first.
 
     Example: longtail duplicates -w my-workspace --within 0.05
     """
@@ -177,7 +177,7 @@ def verdict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Record what you say of samples; the latest verdict on a sample counts.
+    """Record what you say of samples; the latest counts.
 
     Example: longtail verdict -w my-workspace 3f2a9c01b7de edge_case --tag crack
     """

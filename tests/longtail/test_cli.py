@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -15,8 +16,11 @@ import pytest
 
 from longtail import Workspace, __version__
 from longtail.cli import app
+from longtail.cli.common import print_flags
 from longtail.cli.progress import line
+from longtail.doctor import examine
 from longtail.runs import start
+from longtail.settings import Settings
 from pipelines.curate import dataset
 from pipelines.progress import Progress
 from schemas.errors import RejectReason
@@ -40,6 +44,13 @@ def test_every_command_has_a_sentence_an_example_and_help(longtail) -> None:
         helped = longtail(name, "--help")
         assert helped.code == 0
         assert "Example:" in helped.out
+
+
+def test_help_shows_every_sentence_whole(longtail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = longtail("--help").out.partition("Commands:")[2]
+    assert len(commands.strip().splitlines()) == len(app.registered_commands)
+    assert "..." not in commands
 
 
 def test_help_imports_neither_torch_nor_beam() -> None:
@@ -78,6 +89,33 @@ def test_flags_as_a_table(longtail, mined: Workspace) -> None:
     assert first.sample_id[:12] in shown
     assert Path(first.uri).name in shown
     assert first.reasons[0][:20] in shown
+
+
+def test_a_table_of_both_kinds_tells_them_apart(
+    mined: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outliers = mined.flags(kind="outlier")[:2]
+    print_flags(outliers)
+    assert "kind" not in capsys.readouterr().out
+    print_flags([outliers[0], replace(outliers[1], kind="capture_fault")])
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["rank", "kind"]
+    assert [str(outliers[0].rank), "outlier"] in rows
+    assert [str(outliers[1].rank), "fault"] in rows
+
+
+def test_a_run_with_nothing_to_do_says_why(
+    longtail, workspace: Workspace, empty: Workspace, photographs: Path
+) -> None:
+    assert "nothing is indexed; 'longtail run' ingests" in longtail("mine", "-w", empty.root).out
+    assert "nothing new to index" in longtail("index", "-w", empty.root).out
+    assert "nothing new to index" in longtail("index", "-w", workspace.root).out
+    flags = workspace.flags()
+    told = f"nothing new since run {flags[0].run_id}: {len(flags)} flags stand; 'longtail flags'"
+    for command in (("mine",), ("run", photographs)):
+        assert told in longtail(*command, "-w", workspace.root).out
+    assert set(longtail("mine", "-w", workspace.root, "--json").json) == SUMMARY_FIELDS
+    assert "nothing new" not in longtail("mine", "-w", workspace.root, "--budget", "7").out
 
 
 def test_status_and_query_as_json(longtail, mined: Workspace, photographs: Path) -> None:
@@ -122,7 +160,7 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["flags", "--kind", "strange"], "strange"),
         (["flags", "--run", "20200101"], "no mining run '20200101'"),
         (["query"], "give an image file, a sample id or a text"),
-        (["query", "--id", "0123456789ab"], "no sample whose id starts with"),
+        (["query", "--id", "0123456789ab"], "there is no sample whose id starts with"),
         (["verdict", "0123456789ab"], "'0123456789ab' is no verdict; end with one of edge_case"),
         (["verdict", "edge_case"], "which sample is 'edge_case'?"),
         (["run", "nowhere/"], "nowhere"),
@@ -149,6 +187,7 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["mine", "--set", "runner=Abacus", "--budget", "7"], "runner is 'Abacus'"),
         (["curate", "no/slash"], "'no/slash' cannot name a dataset"),
         (["curate", "cracks", "--verdict", "nice"], "'nice' is no verdict; take some of edge_case"),
+        (["export", "../tables/samples", "out"], "'../tables/samples' cannot name a dataset"),
         (["export", "nothing", "out"], "no dataset 'nothing'; there are: none"),
         (["export", "nothing", "out", "--format", "coco"], "coco"),
     ],
@@ -322,11 +361,22 @@ def test_doctor_finds_nothing_wrong(longtail, mined: Workspace) -> None:
 
 
 def test_doctor_says_what_is_wrong(longtail, workspace: Workspace) -> None:
-    (workspace.root / "longtail.yaml").write_text("encoder: vit-99\n")
+    (workspace.root / "longtail.yaml").write_text("encoder: vit-99\nrunner: Abacus\n")
     told = longtail("doctor", "-w", workspace.root)
     assert told.code == 1
     assert "BAD  encoder" in told.out
     assert "vit-99" in told.out
+    assert "BAD  runner        runner is 'Abacus'" in told.out
+
+
+@pytest.mark.parametrize(
+    ("option", "ok"), [("flink_master", True), ("spark_master_url", True), ("flink_mister", False)]
+)
+def test_doctor_checks_the_options_of_a_runner(tmp_path: Path, option: str, ok: bool) -> None:
+    given = Settings(flags={"runner": "FlinkRunner", "runner_options": {option: "host:8081"}})
+    checks = {check.name: check for check in examine(tmp_path, given)}
+    assert checks["runner"].ok is ok
+    assert ("Beam knows FlinkRunner" if ok else option) in checks["runner"].found
 
 
 def test_progress_without_a_terminal_is_a_line() -> None:

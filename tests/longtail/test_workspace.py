@@ -292,6 +292,18 @@ def test_flags_stand_without_the_folders_of_their_runs(workspace: Workspace) -> 
     assert Path(flags[0].uri).name in report.read_text("utf-8")
 
 
+def test_a_user_without_a_name_is_asked_for_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as under `docker run --user`
+    one = workspace.flags()[0].sample_id
+    with pytest.raises(UsageError, match="pass --reviewer NAME"):
+        workspace.verdict([one], "junk")
+    assert workspace.verdict([one], "junk", reviewer="ada")[0].reviewer == "ada"
+
+
 def test_no_workspace_and_two_of_them(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="make a workspace with 'longtail init"):
         Workspace(tmp_path / "nowhere")
