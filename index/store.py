@@ -26,6 +26,7 @@ from index.snapshots import (
     publish,
     read_current,
     read_manifest,
+    read_version,
     snapshot_name,
     snapshot_numbers,
     without,
@@ -58,6 +59,10 @@ class IndexStore:
                     raise CorruptionError(f"{missing} is missing; {REMEDY}") from error
                 missing = error.filename
         return None
+
+    def version(self) -> tuple[int, int] | None:
+        """What differs after every commit, None before the first; costs microseconds."""
+        return read_version(self.root)
 
     def write_segment(self, sample_ids: Sequence[str], vectors: NDArray[np.float32]) -> Segment:
         """Write vectors that nobody sees before `commit` names the segment.

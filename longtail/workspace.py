@@ -6,6 +6,7 @@ Open this file first; the whole product is in view. Each method is a few lines t
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from longtail import runs, settings
 from longtail.examples import Examples
 from longtail.filters import Filter
+from longtail.flags import read_flags
 from longtail.jobs import Jobs, Watch
+from longtail.opened import OpenIndex
 from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
 from schemas import arrow
@@ -31,7 +34,6 @@ from schemas.records import VERDICT_LABELS, Flag, FlagKind, Verdict, VerdictLabe
 
 if TYPE_CHECKING:
     from curation.export import ExportFormat
-    from index.search import Snapshot
     from index.verification import Verification
     from pipelines.progress import Progress
 
@@ -79,6 +81,7 @@ class Workspace:
         self.catalog = Catalog(self.root)
         self.verdicts = VerdictLog.at(self.catalog.reviews)
         self.jobs = Jobs(self.catalog, self.settings, watch)
+        self._opened: OpenIndex | None = None
 
     @classmethod
     def create(cls, root: str | Path, **kwargs: Any) -> Workspace:
@@ -155,13 +158,10 @@ class Workspace:
         newest = runs.newest_mining_run(self.catalog)
         if run_id is None and newest is None:
             return []
-        where = (ds.field("run_id") == (run_id or newest)) & ds.field("rank").is_valid()
-        if kind is not None:
-            where &= ds.field("kind") == kind
-        rows = self.catalog.scores.read(where=where).sort_by("rank").to_pylist()
+        flags = read_flags(self.catalog, run_id or newest or "", kind)
         if run_id is not None and run_id not in runs.mining_runs(self.catalog):
             raise NotFoundError(f"no mining run '{run_id}'; the newest is {newest}")
-        return [arrow.flag_from_row(row) for row in rows[:top]]
+        return flags[:top]
 
     def query(
         self,
@@ -190,7 +190,8 @@ class Workspace:
         sample_ids = [sample_id] if isinstance(sample_id, str) else list(sample_id)
         if not images and not sample_ids and text is None:
             raise UsageError("give an image file, a sample id or a text to query by")
-        snapshot = self._snapshot()
+        opened = self._opened_index()
+        snapshot = opened.snapshot
         examples = Examples(snapshot, self.jobs)
         positives = [examples.of_file(Path(file)) for file in images]
         positives += [examples.of_sample(self.resolve(prefix)) for prefix in sample_ids]
@@ -202,7 +203,7 @@ class Workspace:
             else examples.of_sample(self.resolve(str(one)))
             for one in unlike
         ]
-        allowed = where.sample_ids(self.catalog, self.verdicts, self.jobs.encoder.id)
+        allowed = where.sample_ids(self.catalog, self.verdicts, opened.encoder_id)
         only = None if allowed is None else snapshot.sample_ids.rows(allowed)
         rows, distances = query(
             snapshot,
@@ -213,7 +214,7 @@ class Workspace:
             only=None if only is None else np.sort(only[only >= 0]),
             apart=apart,
         )
-        return self._hits(snapshot.sample_ids.take(rows), distances)
+        return _hits(opened, rows, distances)
 
     def duplicates(self, within: float = 0.1) -> list[list[dict[str, Any]]]:
         """Groups of near-duplicates, largest first: {sample_id, uri, distance} of each member.
@@ -222,11 +223,9 @@ class Workspace:
         """
         from index.duplicates import near_duplicates
 
-        snapshot = self._snapshot()
-        groups = near_duplicates(snapshot, within)
-        found = [
-            self._hits(snapshot.sample_ids.take(group.rows), group.distances) for group in groups
-        ]
+        opened = self._opened_index()
+        groups = near_duplicates(opened.snapshot, within)
+        found = [_hits(opened, group.rows, group.distances) for group in groups]
         return [table.drop_columns(["rank"]).to_pylist() for table in found]
 
     def forget(
@@ -275,7 +274,7 @@ class Workspace:
 
     def verify_index(self) -> Verification:
         """Compare every file and vector of the index with the samples table."""
-        self._snapshot()
+        self._opened_index()
         verification = self.jobs.index_store.verify(self._vectors())
         assert verification is not None
         return verification
@@ -399,6 +398,8 @@ class Workspace:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
         if len(prefix) < _SHORTEST_PREFIX:
             raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
+        if self._is_indexed(prefix):
+            return prefix
         starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
         found = self.catalog.samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
         if len(found) != 1:
@@ -409,19 +410,6 @@ class Workspace:
             )
             raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
         return str(found[0])
-
-    def uris(self, sample_ids: Sequence[str]) -> list[str]:
-        """The first URI of each sample, in their order."""
-        wanted = pa.array(sample_ids, pa.string())
-        rows = self.catalog.samples.read(["sample_id", "uri"], ds.field("sample_id").isin(wanted))
-        order = pc.index_in(wanted, value_set=rows["sample_id"])
-        uris: list[str] = rows["uri"].take(order).to_pylist()
-        return uris
-
-    def _hits(self, sample_ids: list[str], distances: NDArray[np.float32]) -> pa.Table:
-        ranks = pa.array(range(1, len(sample_ids) + 1), pa.int64())
-        uris = pa.array(self.uris(sample_ids), pa.string())
-        return pa.table([ranks, pa.array(sample_ids, pa.string()), uris, distances], schema=HITS)
 
     def _described(self, source: str | None, before: datetime | None) -> list[str]:
         if source is None and before is None:
@@ -445,8 +433,25 @@ class Workspace:
                 vectors = arrow.matrix(pa.chunked_array([batch[column]]))
                 yield batch["sample_id"].to_pylist(), vectors
 
-    def _snapshot(self) -> Snapshot:
-        snapshot = self.jobs.index_store.open()
-        if snapshot is None:
+    def _opened_index(self) -> OpenIndex:
+        """The newest snapshot; opened anew only when another was committed."""
+        if self._opened is None or not self._opened.is_newest():
+            encoder_id = self.jobs.encoder.id
+            self._opened = OpenIndex.of(self.jobs.index_store, self.catalog.samples, encoder_id)
+        if self._opened is None:
             raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
-        return snapshot
+        return self._opened
+
+    def _is_indexed(self, sample_id: str) -> bool:
+        """Whether it is a whole id that the open index holds, so that no scan need look for it."""
+        if self._opened is None or not self._opened.is_newest():
+            return False
+        if re.fullmatch("[0-9a-f]{64}", sample_id) is None:
+            return False
+        return bool(self._opened.snapshot.sample_ids.rows([sample_id])[0] >= 0)
+
+
+def _hits(opened: OpenIndex, rows: NDArray[np.int64], distances: NDArray[np.float32]) -> pa.Table:
+    ranks = pa.array(range(1, len(rows) + 1), pa.int64())
+    sample_ids = pa.array(opened.snapshot.sample_ids.take(rows), pa.string())
+    return pa.table([ranks, sample_ids, opened.uris(rows), distances], schema=HITS)

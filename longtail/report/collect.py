@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from longtail import runs
+from longtail.flags import read_flags
 from longtail.report.data import Histogram, LevelSpread, Rejected, ReportData, Share, Stage
 from longtail.report.render import render
 from pipelines import notes
 from pipelines.publish import read_audits
-from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.records import LEVELS, Flag
 
@@ -54,7 +54,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     ]
     scores = catalog.scores.read(columns, ds.field("run_id") == run_id)
     encoder = scores["encoder"][0].as_py()
-    flags = _flags(catalog, run_id)
+    flags = read_flags(catalog, run_id)
     outliers = [flag for flag in flags if flag.kind == "outlier"]
     faults = [flag for flag in flags if flag.kind == "capture_fault"]
     shown, shown_faults = outliers[:MOST_FLAGS], faults[:MOST_FAULTS]
@@ -84,12 +84,6 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         faults=tuple(shown_faults),
         thumbnails=_thumbnails(catalog, encoder, [*shown, *shown_faults]),
     )
-
-
-def _flags(catalog: Catalog, run_id: str) -> list[Flag]:
-    where = (ds.field("run_id") == run_id) & ds.field("rank").is_valid()
-    rows = catalog.scores.read(where=where).sort_by("rank").to_pylist()
-    return [arrow.flag_from_row(row) for row in rows]
 
 
 def _settings(encoder: str, mined: Mapping[str, Any]) -> dict[str, str]:

@@ -91,6 +91,46 @@ def test_forgotten_samples_are_gone_and_refused(
     assert workspace.ingest([str(photographs)]).ingested == 1
 
 
+def test_no_flag_names_a_forgotten_sample(workspace: Workspace) -> None:
+    flags = workspace.flags()
+    called = {flag.sample_id for flag in flags}
+    gone = next(n.sample_id for f in flags for n in f.nearest if n.sample_id not in called)
+
+    workspace.forget([gone])
+
+    left = workspace.flags()
+    assert [flag.sample_id for flag in left] == [flag.sample_id for flag in flags]
+    assert gone not in {near.sample_id for flag in left for near in flag.nearest}
+    report = workspace.report()
+    assert report is not None
+    assert gone not in report.read_text("utf-8")
+
+
+def test_an_open_workspace_answers_from_the_newest_commit(
+    workspace: Workspace, some: list[str]
+) -> None:
+    """Another process forgets and compacts while this one goes on asking."""
+    table = workspace.catalog.samples.read(["sample_id", "uri"])
+    uris = dict(zip(table["sample_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+    other = Workspace(workspace.root)
+
+    def answered() -> list[str]:
+        for _ in range(2):  # from the second question on, URIs come from memory
+            hits = workspace.query(sample_id=some[0], k=90)
+        ids: list[str] = hits["sample_id"].to_pylist()
+        assert hits["uri"].to_pylist() == [uris[sample_id] for sample_id in ids]
+        return ids
+
+    assert set(answered()) == set(some)
+    other.forget(some[3:6])
+    assert set(answered()) == set(some) - set(some[3:6])
+    other.compact_index()
+    assert set(answered()) == set(some) - set(some[3:6])
+    other.forget([some[0]])
+    with pytest.raises(NotFoundError):
+        workspace.query(sample_id=some[0])
+
+
 def test_a_whole_source_is_forgotten_and_can_be_run_again(
     workspace: Workspace, photographs: Path
 ) -> None:
