@@ -2,7 +2,7 @@
 
     python -m benchmarks.index --quick      under a minute; ends in one JSON line
     python -m benchmarks.index              to 5,000,000 vectors, for benchmarks/results/index.json
-    python -m benchmarks.index --size 1000000 --dimension 320     one entry of it
+    python -m benchmarks.index --size 1000000 --dimension 320 --part ours     a piece of it
 
 Ratios are of times, ours over theirs, but `self_knn_vs_brute`, theirs over ours.
 """
@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,18 @@ import numpy as np
 from benchmarks import index_rivals as rivals
 from benchmarks.index_data import clustered, repeated_photographs, sample_ids
 from benchmarks.index_rivals import Vectors, median_ms, seconds
+from benchmarks.index_workspace import asking, publish
 from index.search import Snapshot
 from index.store import IndexStore
+from longtail import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
 K = 10
 ADDED = 10_000
 QUERIES = 200
+BRUTE = 5_000
+"""How many vectors brute force is timed with."""
+
 BASE = 100_000
 """What the cost of adding to more is compared with."""
 
@@ -86,21 +91,25 @@ def bare(snapshot: Snapshot, root: Path) -> Any:
     return index
 
 
-def scoring(snapshot: Snapshot, index: Any, scored: int) -> dict[str, float]:
-    """Neighbours of the first `scored` vectors: ours, FAISS alone, and brute force."""
-    rows = snapshot.live_rows()[:scored]
-    everything = snapshot.read(snapshot.live_rows())
-    rounds = [  # by turns, and the best of three: other work on the machine falls on either
+def scoring(snapshot: Snapshot, index: Any, rounds: int) -> dict[str, float]:
+    """Neighbours of all vectors, ours and of FAISS alone by turns; brute force on a sample.
+
+    brute_force_s: of all, as the time for each is the same.
+    """
+    rows = snapshot.live_rows()
+    everything = snapshot.read(rows)
+    taken = [
         (
             seconds(lambda: snapshot.neighbours(rows, K)),
-            seconds(lambda: index.search(everything[:scored], K + 1)),
+            seconds(lambda: index.search(everything, K + 1)),
         )
-        for _ in range(3)
+        for _ in range(rounds)
     ]
-    ours, theirs = np.min(rounds, axis=0).tolist()
-    brute = seconds(lambda: rivals.brute_force_scores(everything, everything[:scored]))
+    ours, theirs = np.min(taken, axis=0).tolist()  # other work on the machine falls on either
+    sample = everything[:BRUTE]
+    brute = seconds(lambda: rivals.brute_force_scores(everything, sample))
+    brute *= len(everything) / len(sample)
     return {
-        "scored": scored,
         "ours_s": ours,
         "faiss_s": theirs,
         "brute_force_s": brute,
@@ -179,7 +188,7 @@ def quick(scratch: Path) -> dict[str, float]:
     snapshot, _ = build(large, clustered(100_000, 320, seed=0))
     index = bare(snapshot, large.root)
     queries = clustered(QUERIES, 320, seed=1)
-    scored, asked = scoring(snapshot, index, 5_000), querying(snapshot, index, queries)
+    scored, asked = scoring(snapshot, index, rounds=1), querying(snapshot, index, queries)
     opened = opening(large.root, queries[:1])
     added = adding(320, {20_000: small, 100_000: large})
     figures = {
@@ -193,43 +202,46 @@ def quick(scratch: Path) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def entry(data: str, dimension: int, size: int, scratch: Path) -> dict[str, Any]:
-    """Everything that fits, at one size."""
-    make = {"clustered": clustered, "photographs": lambda n, _, seed: repeated_photographs(n, seed)}
-    vectors = make[data](size, dimension, 0)
-    queries = make[data](QUERIES, dimension, 1)
-    store = IndexStore(scratch / f"{data}-{dimension}-{size}")
+def ours(vectors: Vectors, queries: Vectors, scratch: Path) -> dict[str, Any]:
+    """What the index of `vectors` takes and gives, beside FAISS alone and brute force."""
+    size, dimension = vectors.shape
+    workspace = Workspace.create(scratch / "workspace")
+    store = workspace.jobs.index_store
     snapshot, built = build(store, vectors)
-    files = sum(path.stat().st_size for path in store.root.iterdir())
     choice = snapshot.choice
     told: dict[str, Any] = {
-        "data": data,
-        "dimension": dimension,
-        "vectors": size,
         "factory": choice.factory,
         "probes": choice.effort.probes,
         "measured_recall": choice.recall,
         "segments": len(snapshot.segments),
-        "files_mb": files / 1e6,
+        "files_mb": sum(path.stat().st_size for path in store.root.iterdir()) / 1e6,
         **built,
         **opening(store.root, queries[:1]),
     }
     index = bare(snapshot, store.root)
     told |= querying(snapshot, index, queries)
-    if size <= 100_000:
-        told |= scoring(snapshot, index, size)
-        told["pyod_s"] = seconds(lambda: rivals.pyod_scores(vectors))
-        told |= competitors(vectors, queries, scratch)
-    return told | growing(store, data, dimension, size, scratch)
+    publish(workspace, sample_ids(size))
+    told |= asking(workspace, index, sample_ids(QUERIES, start=size // 2))
+    if size <= BASE:
+        told |= scoring(snapshot, index, rounds=2)
+    return told | growing(store, dimension, size, scratch)
 
 
-def growing(
-    store: IndexStore, data: str, dimension: int, size: int, scratch: Path
-) -> dict[str, float]:
+def theirs(vectors: Vectors, queries: Vectors, scratch: Path) -> dict[str, Any]:
+    """What others take on the same vectors."""
+    if len(vectors) > BASE:
+        return {}
+    return {
+        "pyod_s": seconds(lambda: rivals.pyod_scores(vectors)),
+        **competitors(vectors, queries, scratch),
+    }
+
+
+def growing(store: IndexStore, dimension: int, size: int, scratch: Path) -> dict[str, float]:
     """Adding to `store`, which holds `size` vectors, beside adding to 100,000."""
     if size <= BASE:
         return adding(dimension, {size: store})[size]
-    base = IndexStore(scratch / f"{data}-{dimension}-base")
+    base = IndexStore(scratch / "base")
     build(base, clustered(BASE, dimension, seed=0))
     added = adding(dimension, {BASE: base, size: store})
     return added[size] | {"add_cost_growth": added[size]["add_10k_s"] / added[BASE]["add_10k_s"]}
@@ -258,20 +270,29 @@ def competitors(vectors: Vectors, queries: Vectors, scratch: Path) -> dict[str, 
 
 
 def record(told: dict[str, Any]) -> None:
-    """Put an entry into the results, in the place of an older one of the same size."""
+    """Put an entry into the results, over the same figures of the same size."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"entries": []}
-    key = ("data", "dimension", "vectors")
-    others = [e for e in results["entries"] if [e[k] for k in key] != [told[k] for k in key]]
+    entries = {_key(entry): entry for entry in results["entries"]}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in told.items()}
-    entries = sorted([*others, rounded], key=lambda e: [e[k] for k in key])
+    entries[_key(told)] = entries.get(_key(told), {}) | rounded
     machine = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    results = {
+        "machine": machine | {"faiss": faiss.__version__},
+        "entries": [entries[key] for key in sorted(entries)],
+    }
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps(
-            {"machine": machine | {"faiss": faiss.__version__}, "entries": entries}, indent=1
-        )
-        + "\n"
-    )
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, int, int]:
+    return entry["data"], entry["dimension"], entry["vectors"]
+
+
+DATA: dict[str, Callable[[int, int, int], Vectors]] = {
+    "clustered": clustered,
+    "photographs": lambda count, _, seed: repeated_photographs(count, seed),
+}
+PARTS = {"ours": ours, "theirs": theirs}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -279,7 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--size", type=int, help="only this many vectors")
     parser.add_argument("--dimension", type=int, help="only this dimension")
-    parser.add_argument("--data", choices=("clustered", "photographs"), help="only these")
+    parser.add_argument("--data", choices=DATA, help="only these")
+    parser.add_argument("--part", choices=PARTS, help="only the index, or only what others take")
     parser.add_argument("--scratch", type=Path, help="folder for the indexes; removed after")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
@@ -287,7 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(quick(Path(folder))))
             return
         for data, dimension, size in _wanted(given):
-            told = entry(data, dimension, size, Path(folder))
+            vectors, queries = (DATA[data](n, dimension, s) for n, s in ((size, 0), (QUERIES, 1)))
+            told = {"data": data, "dimension": dimension, "vectors": size}
+            for name, measure in PARTS.items():
+                if given.part in (None, name):
+                    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                        told |= measure(vectors, queries, Path(scratch))
             record(told)
             print(json.dumps(told), flush=True)
     from benchmarks.index_plot import plot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ def clustered(count: int, dimension: int, seed: int) -> NDArray[np.float32]:
 
 def repeated_photographs(count: int, seed: int) -> NDArray[np.float32]:
     """The high-level embeddings of the ELPV photographs, repeated with noise: (count, 320)."""
+    real, random = _photographs(), np.random.default_rng([3, seed])
+    vectors = real[random.integers(len(real), size=count)]
+    noise = random.standard_normal(vectors.shape, dtype=np.float32)
+    vectors += 0.2 * noise / np.sqrt(vectors.shape[1])
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+@cache
+def _photographs() -> NDArray[np.float32]:
     import elpv_dataset
 
     from encoders import images, registry
@@ -49,17 +59,12 @@ def repeated_photographs(count: int, seed: int) -> NDArray[np.float32]:
         images.decode(path.read_bytes(), encoder.info.preprocess, limits).pixels
         for path in sorted(folder.iterdir())
     ]
-    real = np.concatenate(
+    return np.concatenate(
         [
             encoder.encode(np.stack(pixels[start : start + 16]))["high"]
             for start in range(0, len(pixels), 16)
         ]
     )
-    random = np.random.default_rng([3, seed])
-    vectors = real[random.integers(len(real), size=count)]
-    noise = random.standard_normal(vectors.shape, dtype=np.float32)
-    vectors += 0.2 * noise / np.sqrt(vectors.shape[1])
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
 def sample_ids(count: int, start: int = 0) -> list[str]:
