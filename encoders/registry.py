@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from encoders.backends import PixelsToVectors
 
 DEFAULT = "efficientnet-lite0"
+
+
+class Options(TypedDict, total=False):
+    """What settles the identity of an encoder beside its name; `describe` tells of each."""
+
+    device: str
+    precision: Precision | Literal["auto"]
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +135,25 @@ _sharing = threading.Lock()
 _share = functools.lru_cache(maxsize=1)(load)
 
 
-def share(spec: str = DEFAULT, *, device: str = "auto", workers: int = 1) -> Encoder:
+def share(
+    spec: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    workers: int = 1,
+    trust_remote_code: bool = False,
+    compile_: bool = False,
+) -> Encoder:
     """The encoder that all of this process share: loaded on first use, kept until another is."""
     with _sharing:
-        return _share(spec, device=device, workers=workers)
+        return _share(
+            spec,
+            device=device,
+            precision=precision,
+            workers=workers,
+            trust_remote_code=trust_remote_code,
+            compile_=compile_,
+        )
 
 
 def load_patches(

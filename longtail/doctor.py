@@ -34,7 +34,7 @@ class _UnwellError(Exception):
         self.found, self.remedy = found, remedy
 
 
-def examine(folder: Path, given: Settings) -> Iterator[Check]:
+def examine(folder: Path, settings: Settings) -> Iterator[Check]:
     """Run every check, the slow ones last. `folder` is the workspace or where it would be."""
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("python", platform.python_version),
@@ -42,8 +42,8 @@ def examine(folder: Path, given: Settings) -> Iterator[Check]:
         ("disk", lambda: _disk(folder)),
         ("write access", lambda: _write(folder)),
         ("faiss", _faiss),
-        ("encoder", lambda: _encoder(given.encoder, given.device)),
-        ("runner", lambda: _runner(given.runner, given.runner_options)),
+        ("encoder", lambda: _encoder(settings)),
+        ("runner", lambda: _runner(settings.runner, settings.runner_options)),
     )
     for name, check in checks:
         try:
@@ -103,12 +103,12 @@ def _faiss() -> str:
     return f"faiss {faiss.__version__}, {gpus} GPUs seen"
 
 
-def _encoder(spec: str, device: str) -> str:
+def _encoder(settings: Settings) -> str:
     import numpy as np
 
     from encoders import registry
 
-    encoder = registry.load(spec, device=device)
+    encoder = registry.load(settings.encoder, **settings.encoder_options)
     info = encoder.info
     size = info.preprocess.size
     embeddings = encoder.encode(np.zeros((1, size, size, 3), dtype=np.uint8))

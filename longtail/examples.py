@@ -53,11 +53,13 @@ class Examples:
         except ImageError as error:
             raise UsageError(f"{file} is not an image to query by: {error}") from None
         settings = self.jobs.settings
-        encoder = registry.share(settings.encoder, device=settings.device)
+        encoder = registry.share(settings.encoder, **settings.encoder_options)
         return encoder.encode(image.pixels[np.newaxis])["high"]
 
     def of_text(self, text: str) -> Vector:
         """The vector of words. Raises EncoderError where the encoder embeds images only."""
         from encoders import registry
 
-        return registry.load_text(self.jobs.settings.encoder).encode_text([text])
+        settings = self.jobs.settings
+        tower = registry.load_text(settings.encoder, trust_remote_code=settings.trust_remote_code)
+        return tower.encode_text([text])

@@ -41,7 +41,7 @@ class Jobs:
         """The identity of the encoder on this machine. Raises EncoderError."""
         from encoders import registry
 
-        return registry.describe(self.settings.encoder, device=self.settings.device)
+        return registry.describe(self.settings.encoder, **self.settings.encoder_options)
 
     @property
     def limits(self) -> Limits:
@@ -74,7 +74,8 @@ class Jobs:
             source=source,
             encoder=self.settings.encoder,
             info=self.encoder,
-            device=self.settings.device,
+            encoder_options=self.settings.encoder_options,
+            compile_encoder=self.settings.compile,
             workers=self.settings.worker_count,
             batch_size=self.settings.batch_size,
             limits=self.limits,

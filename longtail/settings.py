@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -25,6 +25,9 @@ from pydantic_settings import (
 
 from encoders import hardware
 from schemas.errors import SettingsError, UsageError
+
+if TYPE_CHECKING:
+    from encoders.registry import Options
 
 FILE = "longtail.yaml"
 _PREFIX = "LONGTAIL_"
@@ -136,6 +139,13 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto", description="auto, cpu, cuda or cuda:N"
     )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto, fp32, bf16 or fp16; auto: the fastest of the device"
+    )
+    compile: bool = Field(False, description="torch.compile on a GPU: slower to start, then faster")
+    trust_remote_code: bool = Field(
+        False, description="let an hf: model run code of its own; true only for one you have read"
+    )
     batch_size: int = Field(16, ge=1, le=4096, description="images per forward pass")
     workers: int = Field(0, ge=0, le=256, description="parallel workers; 0: one per core")
     runner: str = Field("FnApiRunner", description="Beam runner: FnApiRunner, FlinkRunner, ...")
@@ -164,6 +174,15 @@ class Settings(BaseSettings):
             _Variables(settings_cls),
             InitSettingsSource(settings_cls, layers.get("file", {})),
         )
+
+    @property
+    def encoder_options(self) -> Options:
+        """What settles the identity of the encoder beside its name."""
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     @property
     def worker_count(self) -> int:

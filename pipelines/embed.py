@@ -55,7 +55,7 @@ _READING_THREADS = 4
 class EmbedOptions:
     """What one run of the job does.
 
-    encoder: the encoder as the settings name it; `info` is its identity on this machine.
+    encoder, encoder_options: as the settings name it; `info` is its identity on this machine.
     max_rejected_share: above it, in [0, 1], the audit fails and nothing is published.
     """
 
@@ -66,7 +66,8 @@ class EmbedOptions:
     encoder: str
     info: EncoderInfo
     limits: images.Limits
-    device: str = "auto"
+    encoder_options: registry.Options
+    compile_encoder: bool = False
     workers: int = 1
     batch_size: int = 16
     max_rejected_share: float = 0.5
@@ -185,7 +186,10 @@ class Embed(beam.DoFn):
         if embedded:
             # Only now: a run with nothing new must not pay for loading it.
             encoder = registry.share(
-                options.encoder, device=options.device, workers=options.workers
+                options.encoder,
+                **options.encoder_options,
+                compile_=options.compile_encoder,
+                workers=options.workers,
             )
             begun = time.perf_counter()
             table = embed_images(encoder, embedded, options.run_id)

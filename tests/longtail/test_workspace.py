@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders import registry
 from longtail import Workspace
 from longtail.runs import start
 from pipelines.progress import Progress
@@ -18,6 +19,7 @@ from pipelines.progress import of as progress_of
 from schemas.arrow import matrix
 from schemas.errors import (
     AuditError,
+    EncoderError,
     NotFoundError,
     RejectReason,
     SettingsError,
@@ -331,3 +333,14 @@ def test_two_encoders_keep_apart(workspace: Workspace, photographs: Path) -> Non
         320,
         352,
     }
+
+
+def test_the_precision_of_the_settings_is_that_of_the_samples(
+    empty: Workspace, tmp_path: Path
+) -> None:
+    workspace = Workspace(empty.root, {"precision": "fp32", "device": "cpu"})
+    workspace.ingest([str(photograph(tmp_path / "a.png", 1))])
+    expected = registry.describe(device="cpu", precision="fp32").id
+    assert workspace.catalog.samples.read(["encoder"])["encoder"].to_pylist() == [expected]
+    with pytest.raises(EncoderError, match="precision 'fp16' is not for"):
+        Workspace(empty.root, {"precision": "fp16", "device": "cpu"}).ingest([str(tmp_path)])
