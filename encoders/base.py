@@ -71,8 +71,20 @@ class EncoderInfo:
     @property
     def fingerprint(self) -> str:
         """SHA-256, 64 hex digits, over everything that changes the vectors."""
-        identity = json.dumps(asdict(self), sort_keys=True, default=dict)
-        return hashlib.sha256(identity.encode()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """All of it, on one line; `from_json` reads it back."""
+        return json.dumps(asdict(self), sort_keys=True, default=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderInfo:
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        preprocess = fields["preprocess"]
+        for key in ("mean", "std"):
+            preprocess[key] = tuple(preprocess[key])
+        return cls(**(fields | {"preprocess": Preprocess(**preprocess)}))
 
     @property
     def id(self) -> str:

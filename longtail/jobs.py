@@ -12,7 +12,7 @@ from longtail import runs
 from longtail.runs import Run
 from longtail.settings import Settings
 from schemas.catalog import Catalog
-from schemas.errors import AuditError
+from schemas.errors import AuditError, EncoderError
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
@@ -67,13 +67,15 @@ class Jobs:
         from pipelines import embed, publish, sources
 
         sources.open_source(inputs, source)  # a wrong input is told before anything starts
+        info = self.encoder
+        self._admit(info)
         options = embed.EmbedOptions(
             run_id=run.run_id,
             catalog=self.catalog,
             inputs=tuple(inputs),
             source=source,
             encoder=self.settings.encoder,
-            info=self.encoder,
+            info=info,
             encoder_options=self.settings.encoder_options,
             compile_encoder=self.settings.compile,
             workers=self.settings.worker_count,
@@ -138,6 +140,31 @@ class Jobs:
                 limits=self.limits,
             )
             self._start(run, "curate", lambda pipeline: curate.build(pipeline, options))
+
+    def _admit(self, info: EncoderInfo) -> None:
+        """Note the encoder, unless the samples of its name are those of another fingerprint.
+
+        Two encoders may stand side by side; one that changed under its name is a mistake, and
+        would start the workspace anew unasked. Raises EncoderError.
+        """
+        from encoders.base import EncoderInfo
+
+        held = {file.partition for file in self.catalog.samples.files()}
+        path = self.catalog.encoder(info.id)
+        if info.id in held and path.exists():
+            return
+        for noted in sorted(path.parent.glob("*.json")):
+            other = EncoderInfo.from_json(noted.read_text("utf-8"))
+            if other.name == info.name and other.id != info.id and other.id in held:
+                raise EncoderError(
+                    f"the samples here are of {other.id}, encoder {info.name!r} is {info.id} now: "
+                    f"{info.difference(other)}; set it back in longtail.yaml or by --set, "
+                    "or make a new workspace with 'longtail init'"
+                )
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(info.to_json() + "\n", "utf-8")
+        temporary.replace(path)
 
     def _start(self, run: Run, name: str, build: Callable[[Any], Any]) -> None:
         """Run a pipeline to its end. Raises AuditError if it staged what must not be published."""

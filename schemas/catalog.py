@@ -56,6 +56,10 @@ class Catalog:
     def datasets(self) -> Path:
         return self.root / "datasets"
 
+    def encoder(self, encoder_id: str) -> Path:
+        """The file that says what an encoder of the samples table was."""
+        return self.root / "encoders" / f"{encoder_id}.json"
+
     def index(self, encoder_id: str) -> Path:
         return self.root / "index" / encoder_id
 

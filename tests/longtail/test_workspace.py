@@ -344,3 +344,50 @@ def test_the_precision_of_the_settings_is_that_of_the_samples(
     assert workspace.catalog.samples.read(["encoder"])["encoder"].to_pylist() == [expected]
     with pytest.raises(EncoderError, match="precision 'fp16' is not for"):
         Workspace(empty.root, {"precision": "fp16", "device": "cpu"}).ingest([str(tmp_path)])
+
+
+TWO_PRECISIONS = """\
+from dataclasses import replace
+from encoders.base import EncoderInfo, Preprocess, unit_norm
+
+
+class fp32:
+    info = EncoderInfo(
+        name="mine",
+        dimensions={"high": 192},
+        preprocess=Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1)),
+        backend="module",
+        precision="fp32",
+        weights_sha256="0" * 64,
+    )
+
+    def encode(self, pixels):
+        return {"high": unit_norm(pixels.reshape(-1, 192) + 1.0)}
+
+
+class bf16(fp32):
+    info = replace(fp32.info, precision="bf16")
+"""
+
+
+def test_a_run_resumed_with_another_precision_is_refused_with_both_named(
+    empty: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two_precisions.py").write_text(TWO_PRECISIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    first = Workspace(empty.root, {"encoder": "module:two_precisions.fp32"})
+    second = Workspace(empty.root, {"encoder": "module:two_precisions.bf16"})
+    images = tmp_path / "images"
+    images.mkdir()
+    photograph(images / "a.png", 1)
+    assert first.ingest([str(images)]).ingested == 1
+    photograph(images / "b.png", 2)
+
+    with pytest.raises(EncoderError) as refused:
+        second.ingest([str(images)])
+
+    for part in (first.jobs.encoder.id, second.jobs.encoder.id, "precision bf16, not fp32"):
+        assert part in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert first.ingest([str(images)]).ingested == 1
+    assert Workspace(empty.root).ingest([str(images)]).ingested == 2  # another name stands beside
