@@ -227,7 +227,7 @@ def _promised(
     if policy.fdr is None:
         return None, []
     if p_value is None:
-        promised = Promise(None, "there is no clean reference; pass --reference")
+        promised = Promise(None, "there is no clean reference")
     elif shifts:
         promised = Promise(None, "a source has shifted away from the reference")
     else:

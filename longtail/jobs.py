@@ -118,7 +118,6 @@ class Jobs:
             return
         policy = Policy(
             budget=Budget.parse(mining.budget),
-            fdr=mining.fdr,
             detector=mining.detector,
             neighbours=mining.neighbours,
             fault_threshold=mining.fault_threshold,

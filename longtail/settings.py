@@ -56,6 +56,8 @@ def _detector(value: str) -> str:
     if value != "default":
         from detectors.registry import detector  # scikit-learn is slow to import
 
+        if value == "uncertainty":
+            raise ValueError("samples carry no uncertainty of a model of yours yet")
         try:
             detector(value)
         except UsageError as error:
@@ -72,12 +74,6 @@ class Mining(_Section):
 
     budget: Annotated[str, BeforeValidator(str), AfterValidator(_budget)] = Field(
         "1%", description="outliers to flag per run: a count (200) or a share of the samples (2%)"
-    )
-    fdr: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="share of false alarms to promise instead, where a clean reference allows it",
     )
     detector: Annotated[str, AfterValidator(_detector)] = Field(
         "default", description="how samples are scored: default, knn, lof, ..., pyod:NAME"

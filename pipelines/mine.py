@@ -135,15 +135,19 @@ def read_pool(
 def _read_vectors(
     samples: Table, of_encoder: ds.Expression, column: str, wanted: pa.Array
 ) -> NDArray[np.float32]:
-    """One level of the wanted samples, (n, d), in their order; streamed into its place."""
+    """One level of the wanted samples, (n, d), in their order; streamed into its place.
+
+    A level that the encoder lacks is constant, (n, 1), and so deviates nowhere.
+    """
     vectors = np.empty((0, 0), dtype=np.float32)
     for batch in samples.batches(["sample_id", column], of_encoder, rows=_ROWS_PER_BLOCK):
         rows = pc.index_in(batch["sample_id"], value_set=wanted)
         here = rows.is_valid()
         values = arrow.matrix(pa.chunked_array([batch[column].filter(here)]))
-        if not vectors.size and values.size:
-            vectors = np.empty((len(wanted), values.shape[1]), dtype=np.float32)
-        vectors[rows.filter(here).to_numpy()] = values
+        if not vectors.size:
+            vectors = np.zeros((len(wanted), max(values.shape[1], 1)), dtype=np.float32)
+        if values.size:
+            vectors[rows.filter(here).to_numpy()] = values
     return vectors
 
 

@@ -46,17 +46,10 @@ BudgetOption = Annotated[
     str | None,
     typer.Option(help="Outliers to flag: a count (200) or a share (2%).", show_default=False),
 ]
-FdrOption = Annotated[
-    float | None,
-    typer.Option(help="False alarms to promise, such as 0.1 of the flags.", show_default=False),
-]
 
 
 def open_workspace(
-    path: Path | None,
-    assignments: Sequence[str] | None = None,
-    budget: str | None = None,
-    fdr: float | None = None,
+    path: Path | None, assignments: Sequence[str] | None = None, budget: str | None = None
 ) -> Workspace:
     """The workspace of the option, the variable or the current folder, with overrides applied."""
     quieten()
@@ -72,9 +65,8 @@ def open_workspace(
             )
         path = Path()
     overrides = _overrides(assignments or ())
-    for key, value in (("mining.budget", budget), ("mining.fdr", fdr)):
-        if value is not None:
-            _assign(overrides, key, value)
+    if budget is not None:
+        _assign(overrides, "mining.budget", budget)
     return Workspace(path, overrides, watch)
 
 

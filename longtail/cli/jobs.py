@@ -11,7 +11,6 @@ import typer
 
 from longtail.cli.common import (
     BudgetOption,
-    FdrOption,
     JsonOption,
     SetOption,
     WorkspaceOption,
@@ -44,7 +43,6 @@ def run(
     workspace: WorkspaceOption = None,
     source: Source = "",
     budget: BudgetOption = None,
-    fdr: FdrOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +50,7 @@ def run(
 
     Example: longtail run -w my-workspace photos/ --source line-3
     """
-    opened = open_workspace(workspace, assignments, budget, fdr)
+    opened = open_workspace(workspace, assignments, budget)
     summary = opened.run(inputs, source)
     print_summary(summary, as_json)
     if not as_json:
@@ -163,7 +161,6 @@ def forget(
 def mine(
     workspace: WorkspaceOption = None,
     budget: BudgetOption = None,
-    fdr: FdrOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -171,7 +168,7 @@ def mine(
 
     Example: longtail mine -w my-workspace --budget 2%
     """
-    opened = open_workspace(workspace, assignments, budget, fdr)
+    opened = open_workspace(workspace, assignments, budget)
     summary = opened.mine()
     print_summary(summary, as_json)
     if not as_json:

@@ -165,7 +165,6 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["verdict", "edge_case"], "which sample is 'edge_case'?"),
         (["run", "nowhere/"], "nowhere"),
         (["mine", "--budget", "many"], "mining.budget is 'many'"),
-        (["mine", "--fdr", "7"], "mining.fdr is 7.0"),
         (["run", ".", "--set", "mining.detector=oracle"], "detector 'oracle' is none of default"),
         (["mine", "--set", "mining.budgt=3"], "unknown setting 'mining.budgt'"),
         (["mine", "--set", "budget"], "--set budget: write it as KEY=VALUE"),

@@ -391,3 +391,14 @@ def test_a_run_resumed_with_another_precision_is_refused_with_both_named(
     assert refused.value.exit_code == 2
     assert first.ingest([str(images)]).ingested == 1
     assert Workspace(empty.root).ingest([str(images)]).ingested == 2  # another name stands beside
+
+
+def test_an_encoder_of_one_level_is_mined(
+    empty: Workspace, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two_precisions.py").write_text(TWO_PRECISIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    one_level = {"encoder": "module:two_precisions.fp32", "mining": {"budget": "5"}}
+    workspace = Workspace(empty.root, one_level)
+    workspace.run([str(photographs)])
+    assert {flag.level for flag in workspace.flags(kind="outlier")} == {"high"}
