@@ -1,7 +1,7 @@
 """Detection, side by side with its rivals on the same embeddings: `make bench-detect [QUICK=1]`.
 
 Prints the tables, ends with one JSON line, and in its full form writes
-`benchmarks/results/detect.json` and `detect.png`.
+`benchmarks/results/detect.json`.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def won(row: Row) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, no plots, no files")
+    parser.add_argument("--quick", action="store_true", help="one seed, no files")
     quick = parser.parse_args().quick
     bench = Bench(1 if quick else 10, quick)
     started = time.perf_counter()
