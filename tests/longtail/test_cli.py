@@ -224,7 +224,13 @@ def test_an_interrupted_command_says_how_to_go_on(mined: Workspace, tmp_path: Pa
     """The image is a pipe into which nothing is written, so that the command waits for it."""
     os.mkfifo(tmp_path / "image")
     command = ("longtail", "query", "-w", str(mined.root), str(tmp_path / "image"))
-    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, interrupts are ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with (tmp_path / "image").open("wb"):  # opens when the command reads
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
