@@ -1,6 +1,7 @@
 """Detectors by name: each a plain function from a pool to scores, larger for stranger.
 
-default       the combination of `detectors.scores.combined`; the one with p-values
+larger_rank   the larger of the ranks by knn and by mahalanobis; what a run takes by default
+combined      the combination of `detectors.scores.combined`; the one with p-values
 knn           mean distance to the nearest neighbours (Angiulli and Pizzuti, 2002)
 mahalanobis   to the trimmed, shrunk bulk (Rousseeuw and Van Driessen, 1999)
 lof           local outlier factor (Breunig et al., 2000)
@@ -17,24 +18,39 @@ import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
 from detectors.baseline import Baseline
 from detectors.pool import Pool
-from detectors.scores import Floats, as_matrix
+from detectors.scores import Floats, as_matrix, share_below
 from schemas.errors import UsageError
 from schemas.records import LEVELS
 
 Detector = Callable[[Pool, Baseline], Floats]
 """Scores (n,) of a pool's samples; the baseline holds their fit and names the scored level."""
 
-DEFAULT = "default"
+DEFAULT = "larger_rank"
+COMBINED = "combined"
 VARIANCE = 0.99
 LOF_NEIGHBOURS = 20
+_TIE = 1e-9
 
 
-def default(pool: Pool, baseline: Baseline) -> Floats:
+def larger_rank(pool: Pool, baseline: Baseline) -> Floats:
+    """Single oddities by their distance to neighbours, groups of alike ones by that to the bulk.
+
+    Two judges that fail differently; a mean of both would dilute either. The larger share of the
+    pool that is less strange, as the normal deviation of that share: 0 is the median. Of equal
+    ones the one whose other share is larger comes first.
+    """
+    shares = [share_below(score(pool, baseline)) for score in (knn, mahalanobis)]
+    larger, smaller = np.maximum(*shares), np.minimum(*shares)
+    return np.asarray(norm.ppf(larger) + _TIE * smaller, dtype=np.float64)
+
+
+def combined(pool: Pool, baseline: Baseline) -> Floats:
     """Single oddities and groups of alike ones; see `detectors.scores.combined`."""
     return baseline.score(_z(pool, baseline))
 
@@ -89,7 +105,8 @@ def _z(pool: Pool, baseline: Baseline) -> dict[str, Floats]:
 
 
 DETECTORS: Mapping[str, Detector] = {
-    DEFAULT: default,
+    DEFAULT: larger_rank,
+    COMBINED: combined,
     "knn": knn,
     "mahalanobis": mahalanobis,
     "lof": lof,

@@ -54,7 +54,8 @@ def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng):
 
 def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
     low, mid, high = levels
-    findings = mine(pool_of(low, mid, displaced(high, [7], 3)), Policy(budget=Budget(share=0.02)))
+    policy = Policy(budget=Budget(share=0.02), detector="combined")
+    findings = mine(pool_of(low, mid, displaced(high, [7], 3)), policy)
     assert findings.flagged[0] == 7
     assert len(findings.flagged) == 12
     assert findings.score[7] == findings.score.max() > 3.5
