@@ -135,10 +135,10 @@ def _score_histogram(scores: pa.Table) -> Histogram:
 
 
 def _bounds(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
-    """From 0 to 1 for a score that is a share, else from the least to the largest."""
+    """From 0 to 1 for a score that is a share, else whole numbers around them all."""
     if not len(values) or (values.min() >= 0 and values.max() <= 1):
         return 0.0, 1.0
-    return float(values.min()), float(values.max())
+    return float(np.floor(values.min())), float(np.ceil(values.max()))
 
 
 def _levels(scores: pa.Table) -> tuple[LevelSpread, ...]:
