@@ -165,7 +165,10 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["verdict", "edge_case"], "which sample is 'edge_case'?"),
         (["run", "nowhere/"], "nowhere"),
         (["mine", "--budget", "many"], "mining.budget is 'many'"),
-        (["run", ".", "--set", "mining.detector=oracle"], "detector 'oracle' is none of larger_rank"),
+        (
+            ["run", ".", "--set", "mining.detector=oracle"],
+            "detector 'oracle' is none of larger_rank",
+        ),
         (["mine", "--set", "mining.budgt=3"], "unknown setting 'mining.budgt'"),
         (["mine", "--set", "budget"], "--set budget: write it as KEY=VALUE"),
         (["mine", "--set", "device=["], "--set device=[: the value is not valid YAML"),
