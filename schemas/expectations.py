@@ -11,7 +11,7 @@ A critical failure forbids the commit (`Audit.require`); a warning is kept for t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,20 +33,26 @@ _SAMPLES_COLUMNS = (
     *("encoder", "sample_id", "uri", "width", "height", "format", "bytes", "phash", "run_id"),
     *QUALITY_STATISTICS,
 )
+_SAMPLES_REQUIRED = (
+    *("encoder", "sample_id", "uri", "format", "phash", "run_id", "width", "height", "bytes"),
+    *QUALITY_STATISTICS,
+)
 _SAMPLES_DERIVED = (
-    "thumbnail_is_jpeg",
+    *("missing", "thumbnail_is_jpeg"),
     *(f"embedding_{level}_{what}" for level in LEVELS for what in ("size", "norm")),
 )
 _SCORES_COLUMNS = (
     *("run_id", "encoder", "sample_id", "uri", "kind", "rank", "score", "p_value", "level"),
     *(f"z_{level}" for level in LEVELS),
 )
-_SCORES_DERIVED = ("ranked_as_flag", "explained", "finite")
+_SCORES_REQUIRED = ("run_id", "encoder", "sample_id", "uri", "score", "level")
+_SCORES_DERIVED = ("missing", "ranked_as_flag", "explained", "finite")
 _DATASET_COLUMNS = (
     *("sample_id", "label", "uri", "width", "height", "encoder", "run_id"),
     *("reviewer", "reviewed_at", "added_at"),
 )
-_DATASET_DERIVED = ("image_bytes", "image_is_sample", "is_new", "review_is_signed")
+_DATASET_REQUIRED = ("sample_id", "uri", "width", "height", "encoder", "added_at")
+_DATASET_DERIVED = ("missing", "image_bytes", "image_is_sample", "is_new", "review_is_signed")
 
 
 def audit_samples(
@@ -63,15 +69,15 @@ def audit_samples(
     max_rejected: the share of refused inputs, in [0, 1], above which nothing is published. None
         warns above `USUAL_REJECTED_SHARE` and publishes.
     """
-    frame = samples_frame(staged)
+    vectors = [f"embedding_{level}_{what}" for level in dimensions for what in ("size", "norm")]
+    frame = samples_frame(staged, required=[*_SAMPLES_REQUIRED, *vectors])
     inputs = len(frame) + rejected
     totals = pd.DataFrame({"rejected_share": [rejected / inputs if inputs else 0.0]})
     gxe = great_expectations().expectations
 
     rows = [
         _columns(gxe, _SAMPLES_COLUMNS + _SAMPLES_DERIVED),
-        *_not_null(gxe, "encoder", "sample_id", "uri", "format", "phash", "run_id"),
-        *_not_null(gxe, "width", "height", "bytes"),
+        _complete(gxe),
         gxe.ExpectColumnValuesToMatchRegex(column="sample_id", regex=_SHA256),
         gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
         *(
@@ -79,7 +85,6 @@ def audit_samples(
             for name in ("width", "height", "bytes")
         ),
         gxe.ExpectColumnValuesToBeInSet(column="thumbnail_is_jpeg", value_set=[True]),
-        *_not_null(gxe, *QUALITY_STATISTICS),
         *(
             gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1)
             for name in _UNIT_RANGE
@@ -94,7 +99,6 @@ def audit_samples(
             rows.append(gxe.ExpectColumnValuesToBeNull(column=size))
             continue
         rows += [
-            *_not_null(gxe, size, norm),
             gxe.ExpectColumnValuesToBeInSet(column=size, value_set=[dimensions[level]]),
             gxe.ExpectColumnValuesToBeBetween(column=norm, min_value=0.999, max_value=1.001),
         ]
@@ -117,7 +121,7 @@ def audit_scores(staged: pa.RecordBatchReader, *, run_id: str, samples: int) -> 
     rows = [
         _columns(gxe, _SCORES_COLUMNS + _SCORES_DERIVED),
         gxe.ExpectTableRowCountToEqual(value=samples),
-        *_not_null(gxe, "run_id", "encoder", "sample_id", "uri", "score", "level"),
+        _complete(gxe),
         gxe.ExpectColumnValuesToBeInSet(column="run_id", value_set=[run_id]),
         gxe.ExpectColumnValuesToMatchRegex(column="sample_id", regex=_SHA256),
         gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
@@ -145,7 +149,7 @@ def audit_dataset(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
     gxe = great_expectations().expectations
     rows = [
         _columns(gxe, _DATASET_COLUMNS + _DATASET_DERIVED),
-        *_not_null(gxe, "sample_id", "uri", "width", "height", "encoder", "added_at"),
+        _complete(gxe),
         gxe.ExpectColumnValuesToMatchRegex(column="sample_id", regex=_SHA256),
         gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
         gxe.ExpectColumnValuesToBeInSet(column="is_new", value_set=[True]),
@@ -160,9 +164,12 @@ def audit_dataset(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
     return validate("dataset", [(frame, rows)])
 
 
-def samples_frame(staged: pa.RecordBatchReader) -> pd.DataFrame:
+def samples_frame(
+    staged: pa.RecordBatchReader, *, required: Sequence[str] = _SAMPLES_REQUIRED
+) -> pd.DataFrame:
     """One row per staged sample: its scalar columns and, derived,
 
+    missing: the first of the `required` columns that is null, or NaN;
     thumbnail_is_jpeg: bool, the thumbnail starts as a JPEG does;
     embedding_{level}_size: its length;
     embedding_{level}_norm: its Euclidean norm, NaN where a value is missing or not finite.
@@ -179,15 +186,16 @@ def samples_frame(staged: pa.RecordBatchReader) -> pd.DataFrame:
                 columns[f"{name}_norm"] = pa.array(_norms(batch.column(name)))
         return columns
 
-    return _frame(staged, derive)
+    return _frame(staged, derive, required)
 
 
 def scores_frame(staged: pa.RecordBatchReader) -> pd.DataFrame:
-    """One row per score: its scalar columns and, derived, three booleans,
+    """One row per score: its scalar columns and, derived,
 
-    ranked_as_flag: it has both a kind and a rank, or neither;
-    explained: it has a reason, or is no flag;
-    finite: its score and z values are numbers (z may be null).
+    missing: the first column that is null and must not be;
+    ranked_as_flag: bool, it has both a kind and a rank, or neither;
+    explained: bool, it has a reason, or is no flag;
+    finite: bool, its score and z values are numbers (z may be null).
     """
 
     def derive(batch: pa.RecordBatch) -> dict[str, pa.Array]:
@@ -204,12 +212,13 @@ def scores_frame(staged: pa.RecordBatchReader) -> pd.DataFrame:
                 finite = pc.and_(finite, pc.fill_null(pc.is_finite(columns[name]), True))
         return columns | {"finite": finite}
 
-    return _frame(staged, derive)
+    return _frame(staged, derive, _SCORES_REQUIRED)
 
 
 def dataset_frame(staged: pa.RecordBatchReader, *, existing: Collection[str] = ()) -> pd.DataFrame:
     """One row per staged row of a dataset: its scalar columns and, derived,
 
+    missing: the first column that is null and must not be;
     image_bytes: how many there are, 0 for none;
     image_is_sample: bool, their SHA-256 is the sample id;
     is_new: bool, the sample id is not in `existing`;
@@ -232,16 +241,27 @@ def dataset_frame(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
             columns["image_is_sample"] = pc.equal(_digests(images), columns["sample_id"])
         return columns
 
-    return _frame(staged, derive)
+    return _frame(staged, derive, _DATASET_REQUIRED)
 
 
 def _frame(
-    staged: pa.RecordBatchReader, derive: Callable[[pa.RecordBatch], dict[str, pa.Array]]
+    staged: pa.RecordBatchReader,
+    derive: Callable[[pa.RecordBatch], dict[str, pa.Array]],
+    required: Sequence[str],
 ) -> pd.DataFrame:
+    def reduce(batch: pa.RecordBatch) -> pa.Table:
+        columns = derive(batch)
+        missing = pa.nulls(batch.num_rows, pa.string())
+        for name in reversed(required):
+            if name in columns:
+                unknown = pc.is_null(columns[name], nan_is_null=True)
+                missing = pc.if_else(unknown, name, missing)
+        return pa.table(columns | {"missing": missing})
+
     # The empty batch in front gives an empty reader its columns.
-    batches = [derive(pa.RecordBatch.from_pylist([], schema=staged.schema))]
-    batches += map(derive, staged)
-    frame: pd.DataFrame = pa.concat_tables(map(pa.table, batches)).to_pandas()
+    batches = [reduce(pa.RecordBatch.from_pylist([], schema=staged.schema))]
+    batches += map(reduce, staged)
+    frame: pd.DataFrame = pa.concat_tables(batches).to_pandas()
     return frame
 
 
@@ -271,5 +291,6 @@ def _columns(gxe: Any, names: tuple[str, ...]) -> Any:
     return gxe.ExpectTableColumnsToMatchSet(column_set=list(names), exact_match=False)
 
 
-def _not_null(gxe: Any, *columns: str) -> list[Any]:
-    return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
+def _complete(gxe: Any) -> Any:
+    """One expectation for all the columns that must not be null: each costs as much as a batch."""
+    return gxe.ExpectColumnValuesToBeNull(column="missing")

@@ -147,28 +147,28 @@ def test_sound_data_passes_and_its_audit_is_json(audit: Audit) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "expectation", "audited"),
     [
-        ("sample_id", None, "expect_column_values_to_not_be_null", "sample_id"),
+        ("sample_id", None, "expect_column_values_to_be_null", "missing"),
         ("sample_id", "ABC", "expect_column_values_to_match_regex", "sample_id"),
         ("sample_id", sha256(b"1"), "expect_column_values_to_be_unique", "sample_id"),
-        ("uri", None, "expect_column_values_to_not_be_null", "uri"),
+        ("uri", None, "expect_column_values_to_be_null", "missing"),
         ("width", 0, "expect_column_values_to_be_between", "width"),
         ("height", -1, "expect_column_values_to_be_between", "height"),
         ("bytes", 0, "expect_column_values_to_be_between", "bytes"),
         ("brightness", 1.5, "expect_column_values_to_be_between", "brightness"),
-        ("contrast", float("nan"), "expect_column_values_to_not_be_null", "contrast"),
+        ("contrast", float("nan"), "expect_column_values_to_be_null", "missing"),
         ("entropy", 8.5, "expect_column_values_to_be_between", "entropy"),
         ("phash", "xyz", "expect_column_values_to_match_regex", "phash"),
         ("thumbnail", b"", "expect_column_values_to_be_in_set", "thumbnail_is_jpeg"),
         ("thumbnail", None, "expect_column_values_to_be_in_set", "thumbnail_is_jpeg"),
-        ("embedding_low", None, "expect_column_values_to_not_be_null", "embedding_low_size"),
+        ("embedding_low", None, "expect_column_values_to_be_null", "missing"),
         ("embedding_low", [1.0], "expect_column_values_to_be_in_set", "embedding_low_size"),
         (
             *("embedding_mid", [float("nan"), 1.0, 0.0, 0.0, 0.0]),
-            *("expect_column_values_to_not_be_null", "embedding_mid_norm"),
+            *("expect_column_values_to_be_null", "missing"),
         ),
         (
             *("embedding_mid", [float("inf"), 1.0, 0.0, 0.0, 0.0]),
-            *("expect_column_values_to_not_be_null", "embedding_mid_norm"),
+            *("expect_column_values_to_be_null", "missing"),
         ),
         ("embedding_high", [0.5] * 6, "expect_column_values_to_be_between", "embedding_high_norm"),
         ("embedding_high", [0.0] * 6, "expect_column_values_to_be_between", "embedding_high_norm"),
@@ -179,6 +179,9 @@ def test_a_spoiled_sample_fails(column: str, value: object, expectation: str, au
     rows[13][column] = value
     audit = samples(rows)
     assert (expectation, audited) in failed(audit)
+    if audited == "missing":
+        (observed,) = (each.observed for each in audit.failures if each.column == "missing")
+        assert f"such as {column}" in observed
     with pytest.raises(AuditError, match="audit of samples failed, nothing was published"):
         audit.require()
 
@@ -191,7 +194,7 @@ def test_a_spoiled_sample_fails(column: str, value: object, expectation: str, au
         ({"kind": None}, "expect_column_values_to_be_in_set", "ranked_as_flag"),
         ({"rank": 1}, "expect_column_values_to_be_unique", "rank"),
         ({"rank": 9}, "expect_column_values_to_be_between", "rank"),
-        ({"score": None}, "expect_column_values_to_not_be_null", "score"),
+        ({"score": None}, "expect_column_values_to_be_null", "missing"),
         ({"score": float("inf")}, "expect_column_values_to_be_in_set", "finite"),
         ({"score": float("nan")}, "expect_column_values_to_be_in_set", "finite"),
         ({"z_high": float("nan")}, "expect_column_values_to_be_in_set", "finite"),
@@ -233,7 +236,7 @@ def test_a_flag_without_reasons_is_a_warning() -> None:
         ({"reviewer": None}, "expect_column_values_to_be_in_set", "review_is_signed"),
         ({"label": None}, "expect_column_values_to_be_in_set", "review_is_signed"),
         ({"width": 0}, "expect_column_values_to_be_between", "width"),
-        ({"added_at": None}, "expect_column_values_to_not_be_null", "added_at"),
+        ({"added_at": None}, "expect_column_values_to_be_null", "missing"),
         ({"sample_id": sha256(b"\0")}, "expect_column_values_to_be_unique", "sample_id"),
     ],
 )
