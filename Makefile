@@ -28,7 +28,6 @@ format: $(VENV)/.dev ## format the code and mend what ruff can
 bench: bench-encode bench-index bench-detect ## all benchmarks; they write benchmarks/results/
 
 bench-encode: $(VENV)/.bench ## measure decoding, encoding and ingest; QUICK=1 for a minute's worth
-	$(if $(QUICK),,$(BIN)/python -m benchmarks.encode_memory)
 	$(BIN)/python -m benchmarks.encode $(if $(QUICK),--quick)
 
 bench-index: $(VENV)/.bench ## measure the index beside its rivals; QUICK=1 for a minute's worth

@@ -1,7 +1,7 @@
-"""How much memory an ingest takes: `python -m benchmarks.encode_memory`.
+"""How much memory an ingest takes: `python -m benchmarks.encode_memory`, a part of `encode`.
 
 Peak resident memory (VmHWM) of a process that ingests 2,000 images, and of one that ingests 20,000:
-those of ELPV again and again with one pixel changed. Writes benchmarks/results/encode_memory.json.
+those of ELPV again and again with one pixel changed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from longtail import demo
 
-RESULTS = Path(__file__).parent / "results" / "encode_memory.json"
 COUNTS = (2_000, 20_000)
 
 # VmHWM, not ru_maxrss, which a child inherits from its parent.
@@ -35,7 +33,7 @@ print(summary.ingested, int(re.search(r"VmHWM:\\s*(\\d+)", status)[1]) * 1024)
 def write_images(folder: Path, count: int) -> None:
     """PNGs whose contents all differ."""
     folder.mkdir()
-    photographs: Sequence[str] = demo.photographs(2624)
+    photographs = sorted(Path(*demo.photographs()).glob("*.png"))
     for i, path in enumerate(itertools.islice(itertools.cycle(photographs), count)):
         with Image.open(path) as image:
             turn, at = divmod(i, len(photographs))
@@ -56,13 +54,12 @@ def peak_memory(count: int) -> int:
     return peak
 
 
-def main() -> None:
+def measure() -> dict[str, object]:
+    """The peaks in bytes by the number of images, and the greater over the smaller."""
     peaks = {count: peak_memory(count) for count in COUNTS}
     few, many = peaks.values()
-    result = {"peak_bytes": peaks, "ratio": round(many / few, 3)}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    return {"bytes": peaks, "ratio": round(many / few, 3)}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure()))
