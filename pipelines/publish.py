@@ -16,12 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas.audit import Audit, Outcome
-from schemas.tables import DataFile, Table
+from schemas.tables import DataFile, GrowingFile, Table
 
 VALIDATION = "validation.json"
 REFUSED = "refused.json"
-# In memory; a worker holds at most this much of each table.
-_BYTES_PER_FILE = 64 * 2**20
+_BYTES_PER_FILE = 256 * 2**20
+# A worker holds at most this much of each table in memory.
+_BYTES_PER_GROUP = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +35,38 @@ class Staged:
 
 @dataclass
 class Stage:
-    """Collects rows for a table and stages a file whenever there are enough bytes of them."""
+    """Writes rows for a table as they come, row group by row group, into files of a good size."""
 
     name: str
     table: Table
     rows_per_group: int = 4096
     _rows: list[pa.Table] = field(default_factory=list)
-    _bytes: int = 0
+    _file: GrowingFile | None = None
 
     def add(self, rows: pa.Table) -> Iterator[Staged]:
-        """Take rows; gives the files that this filled."""
+        """Take rows; gives the file that this filled."""
         if rows.num_rows:
             self._rows.append(rows)
-            self._bytes += rows.nbytes
-        if self._bytes >= _BYTES_PER_FILE:
+        if (
+            sum(part.num_rows for part in self._rows) >= self.rows_per_group
+            or sum(part.nbytes for part in self._rows) >= _BYTES_PER_GROUP
+        ):
+            self._write()
+        if self._file is not None and self._file.bytes >= _BYTES_PER_FILE:
             yield from self.finish()
 
     def finish(self) -> Iterator[Staged]:
         """Stage what is left."""
         if self._rows:
-            rows = pa.concat_tables(self._rows)
-            file = self.table.stage(rows, rows_per_group=self.rows_per_group)
-            self._rows, self._bytes = [], 0
+            self._write()
+        if self._file is not None:
+            file, self._file = self._file.close(), None
             yield Staged(self.name, file)
+
+    def _write(self) -> None:
+        self._file = self._file or GrowingFile(self.table)
+        self._file.write(pa.concat_tables(self._rows))
+        self._rows = []
 
 
 def of_table(staged: Sequence[Staged], name: str) -> list[DataFile]:

@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -51,6 +51,55 @@ class DataFile:
     partition: str | None = None
 
 
+class GrowingFile:
+    """A staged file that is still being written: `write` adds a row group, `close` ends it.
+
+    Left unclosed, by a crash say, it is in no commit, and goes at a later `Table.vacuum`.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._writer: pq.ParquetWriter | None = None
+        self._file = DataFile("", 0, 0)
+
+    @property
+    def bytes(self) -> int:
+        """How many were written."""
+        return self._file.bytes
+
+    def write(self, rows: pa.Table) -> None:
+        """Add a row group. Raises ValueError for rows of several partitions."""
+        table = self._table
+        rows = rows.select(table.schema.names).cast(table.schema)
+        folder, partition = "", None
+        if table.partition_by is not None:
+            values = pc.unique(rows[table.partition_by]).to_pylist()
+            if len(values) != 1 or self._file.partition not in (None, values[0]):
+                raise ValueError(f"a staged file holds one {table.partition_by}, not {values}")
+            partition = values[0]
+            folder = f"{table.partition_by}={partition}/"
+            rows = rows.drop_columns([table.partition_by])
+        if self._writer is None:
+            self._file = DataFile(f"{folder}part-{uuid.uuid4().hex}.parquet", 0, 0, partition)
+            target = table.root / self._file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Of vectors and pictures no two are alike: a dictionary costs time and space.
+            strings = [field.name for field in rows.schema if field.type == pa.string()]
+            self._writer = pq.ParquetWriter(
+                target, rows.schema, compression="zstd", use_dictionary=strings
+            )
+        self._writer.write_table(rows)
+        written = (table.root / self._file.path).stat().st_size
+        self._file = replace(self._file, rows=self._file.rows + rows.num_rows, bytes=written)
+
+    def close(self) -> DataFile:
+        """End the file, to which something was written."""
+        if self._writer is None:
+            raise ValueError("nothing was written")
+        self._writer.close()
+        return replace(self._file, bytes=(self._table.root / self._file.path).stat().st_size)
+
+
 @dataclass(frozen=True)
 class Table:
     """A Delta table of one schema, partitioned by at most one string column.
@@ -69,27 +118,10 @@ class Table:
 
     def stage(self, rows: pa.Table, *, rows_per_group: int = 4096) -> DataFile:
         """Write `rows` (all of one partition) as a Parquet file that no reader sees yet."""
-        rows = rows.select(self.schema.names).cast(self.schema)
-        folder, partition = "", None
-        if self.partition_by is not None:
-            values = pc.unique(rows[self.partition_by]).to_pylist()
-            if len(values) != 1:
-                raise ValueError(f"a staged file holds one {self.partition_by}, not {values}")
-            partition = values[0]
-            folder = f"{self.partition_by}={partition}/"
-            rows = rows.drop_columns([self.partition_by])
-        path = f"{folder}part-{uuid.uuid4().hex}.parquet"
-        target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            rows,
-            target,
-            compression="zstd",
-            row_group_size=rows_per_group,
-            # Of vectors and pictures no two are alike: a dictionary costs time and space.
-            use_dictionary=[field.name for field in rows.schema if field.type == pa.string()],
-        )
-        return DataFile(path, rows.num_rows, target.stat().st_size, partition)
+        growing = GrowingFile(self)
+        for group in range(0, max(rows.num_rows, 1), rows_per_group):
+            growing.write(rows.slice(group, rows_per_group))
+        return growing.close()
 
     def files(self, partition: str | None = None, version: int | None = None) -> list[DataFile]:
         """The committed files, of one partition and of an older version where they are given.

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.arrow import matrix, vectors_array
 from schemas.errors import NotFoundError
-from schemas.tables import Table
+from schemas.tables import GrowingFile, Table
 
 ROWS = pa.schema(
     [
@@ -94,6 +95,28 @@ def test_batches_give_every_row_once(table: Table) -> None:
     batches = list(table.batches(["sample_id"], rows=4))
     assert max(batch.num_rows for batch in batches) <= 4
     assert len({name for batch in batches for name in batch["sample_id"].to_pylist()}) == 30
+
+
+def test_a_growing_file_is_staged_when_it_is_closed(table: Table) -> None:
+    growing = GrowingFile(table)
+    growing.write(rows("x"))
+    growing.write(rows("y", "z"))
+    assert growing.bytes > 0
+    assert ids(table.read()) == []
+
+    file = growing.close()
+
+    assert file.rows == 3
+    assert pq.ParquetFile(table.root / file.path).num_row_groups == 2
+    table.commit([file], transaction="t1")
+    assert ids(table.read()) == ["x", "y", "z"]
+
+
+def test_a_growing_file_is_of_one_partition(table: Table) -> None:
+    growing = GrowingFile(table)
+    growing.write(rows("x"))
+    with pytest.raises(ValueError, match="one encoder"):
+        growing.write(rows("y", encoder="b-2"))
 
 
 def test_vacuum_takes_old_orphans_only(table: Table) -> None:
