@@ -160,6 +160,8 @@ def mine(
 
     deviation = np.mean([z[level] for level in LEVELS], axis=0)
     faults = np.setdiff1d(np.flatnonzero(deviation >= policy.fault_threshold), outliers)
+    if not all(z[level].any() for level in LEVELS):
+        faults = faults[:0]  # a fault shows at every depth: one level alone cannot tell
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
     nearest, nearest_distances = nearest_unflagged(pool, flagged, policy)

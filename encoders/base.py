@@ -53,20 +53,14 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderInfo:
-    """The identity of an encoder. Vectors whose fingerprints differ never meet.
+class Identity:
+    """What tells vectors apart: those whose fingerprints differ never meet.
 
-    dimensions: length of the vector of each level that the encoder has; `high` is always there.
-    weights_sha256: of the file, or files, that hold the weights.
+    dimensions: length of the vector of each level that there is; `high` is always one of them.
     """
 
     name: str
     dimensions: Mapping[Level, int]
-    preprocess: Preprocess
-    backend: Backend
-    precision: Precision
-    weights_sha256: str
-    decoder: str = DECODER
 
     @property
     def fingerprint(self) -> str:
@@ -74,17 +68,8 @@ class EncoderInfo:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All of it, on one line; `from_json` reads it back."""
+        """All of it, on one line; `identity_from_json` reads it back."""
         return json.dumps(asdict(self), sort_keys=True, default=dict)
-
-    @classmethod
-    def from_json(cls, text: str) -> EncoderInfo:
-        """The inverse of `to_json`."""
-        fields = json.loads(text)
-        preprocess = fields["preprocess"]
-        for key in ("mean", "std"):
-            preprocess[key] = tuple(preprocess[key])
-        return cls(**(fields | {"preprocess": Preprocess(**preprocess)}))
 
     @property
     def id(self) -> str:
@@ -92,12 +77,39 @@ class EncoderInfo:
         slug = re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
         return f"{slug[-48:].lstrip('-.')}-{self.fingerprint[:12]}"
 
-    def difference(self, other: EncoderInfo) -> str:
+    def difference(self, other: Identity) -> str:
         """What keeps the vectors of two encoders apart: `precision bf16, not fp32` for one."""
         mine, theirs = asdict(self), asdict(other)
         return "; ".join(
-            f"{key} {mine[key]}, not {theirs[key]}" for key in mine if mine[key] != theirs[key]
+            f"{key} {mine[key]}, not {theirs.get(key)}"
+            for key in mine
+            if mine[key] != theirs.get(key)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo(Identity):
+    """The identity of an encoder: a network, and the way from bytes to what it sees.
+
+    weights_sha256: of the file, or files, that hold the weights.
+    """
+
+    preprocess: Preprocess
+    backend: Backend
+    precision: Precision
+    weights_sha256: str
+    decoder: str = DECODER
+
+
+def identity_from_json(text: str) -> Identity:
+    """The inverse of `Identity.to_json`: of an encoder, or of vectors that came without one."""
+    fields = json.loads(text)
+    if "preprocess" not in fields:
+        return Identity(**fields)
+    preprocess = fields["preprocess"]
+    for key in ("mean", "std"):
+        preprocess[key] = tuple(preprocess[key])
+    return EncoderInfo(**(fields | {"preprocess": Preprocess(**preprocess)}))
 
 
 class Encoder(Protocol):

@@ -7,6 +7,7 @@ torchscript:PATH            a file of torch.jit.save, with a YAML beside it
 export:PATH                 a file of torch.export.save, with a YAML beside it
 onnx:PATH                   an ONNX file, with a YAML beside it
 module:PACKAGE.ATTRIBUTE    an encoder of one's own
+vectors:NAME                vectors of one's own, of a model that longtail does not run
 """
 
 from __future__ import annotations
@@ -76,7 +77,13 @@ FAMILIES: Mapping[str, Family] = {
     "export": Family("export:PATH"),
     "onnx": Family("onnx:PATH", "onnx", ("onnxruntime",)),
     "module": Family("module:PACKAGE.ATTRIBUTE"),
+    "vectors": Family("vectors:NAME"),
 }
+
+
+def brings_vectors(spec: str) -> bool:
+    """Whether the vectors come with the inputs, so that there is no encoder to load."""
+    return _family(spec)[0] == "vectors"
 
 
 def describe(
@@ -250,6 +257,19 @@ def checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
 
 
 def _split(spec: str) -> tuple[str, str]:
+    """As `_family`, for an encoder that can be loaded here."""
+    family, target = _family(spec)
+    if family == "vectors":
+        raise EncoderError(
+            f"encoder {spec!r} stands for vectors that you bring: there is no model here to embed "
+            "an image or a text with; query by a sample instead (--id)"
+        )
+    if family and FAMILIES[family].missing:
+        raise EncoderError(f"encoder {spec!r} needs more; run: {FAMILIES[family].missing}")
+    return family, target
+
+
+def _family(spec: str) -> tuple[str, str]:
     """`hf:org/name` -> (`hf`, `org/name`); an encoder of ours -> ('', its name)."""
     if spec in pretrained.PRETRAINED:
         return "", spec
@@ -257,8 +277,6 @@ def _split(spec: str) -> tuple[str, str]:
     if family not in FAMILIES or not colon or not target:
         known = [*pretrained.PRETRAINED, *(family.form for family in FAMILIES.values())]
         raise EncoderError(f"encoder {spec!r} is unknown; use one of {', '.join(known)}")
-    if FAMILIES[family].missing:
-        raise EncoderError(f"encoder {spec!r} needs more; run: {FAMILIES[family].missing}")
     return family, target
 
 

@@ -108,6 +108,8 @@ def _encoder(settings: Settings) -> str:
 
     from encoders import registry
 
+    if registry.brings_vectors(settings.encoder):
+        return f"{settings.encoder}: vectors come with the inputs, in '{settings.vector_column}'"
     encoder = registry.load(settings.encoder, **settings.encoder_options)
     info = encoder.info
     size = info.preprocess.size

@@ -48,11 +48,12 @@ class Examples:
         row = self.snapshot.sample_ids.rows([hashlib.sha256(data).hexdigest()])
         if row[0] >= 0:
             return self.snapshot.read(row)
+        settings = self.jobs.settings
+        preprocess = registry.describe(settings.encoder, **settings.encoder_options).preprocess
         try:
-            image = images.decode(data, self.jobs.encoder.preprocess, self.jobs.limits)
+            image = images.decode(data, preprocess, self.jobs.limits)
         except ImageError as error:
             raise UsageError(f"{file} is not an image to query by: {error}") from None
-        settings = self.jobs.settings
         encoder = registry.share(settings.encoder, **settings.encoder_options)
         return encoder.encode(image.pixels[np.newaxis])["high"]
 

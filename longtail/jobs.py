@@ -12,17 +12,20 @@ from longtail import runs
 from longtail.runs import Run
 from longtail.settings import Settings
 from schemas.catalog import Catalog
-from schemas.errors import AuditError, EncoderError
+from schemas.errors import AuditError
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
 
 if TYPE_CHECKING:
     from curation.select import Selection
-    from encoders.base import EncoderInfo
+    from encoders.base import Identity
     from encoders.images import Limits
     from index.store import IndexStore
     from pipelines.progress import Progress
+
+Build = Callable[[Any], Any]
+"""Adds a job to a pipeline."""
 
 Watch = Callable[[str, "Progress"], AbstractContextManager[object]]
 """Called as a job starts, with its name and its progress; left when the job ends."""
@@ -37,11 +40,17 @@ class Jobs:
     watch: Watch
 
     @property
-    def encoder(self) -> EncoderInfo:
-        """The identity of the encoder on this machine. Raises EncoderError."""
-        from encoders import registry
+    def encoder(self) -> Identity:
+        """Whose vectors the settings ask for. Raises EncoderError."""
+        from longtail import identity
 
-        return registry.describe(self.settings.encoder, **self.settings.encoder_options)
+        return identity.of_settings(self.settings, self.catalog)
+
+    def check_encoder(self) -> None:
+        """See that the encoder is what it was when its samples came. Raises EncoderError."""
+        from longtail import identity
+
+        identity.check(self.encoder, self.catalog)
 
     @property
     def limits(self) -> Limits:
@@ -64,10 +73,23 @@ class Jobs:
 
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
         """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
-        from pipelines import embed, publish, sources
+        from encoders import registry
+        from pipelines import publish
+
+        brought = registry.brings_vectors(self.settings.encoder)
+        build = (self._take_vectors if brought else self._embed)(run, inputs, source)
+        try:
+            self._start(run, "ingest", build)
+        except AuditError as error:
+            refused = publish.explain_refusals(run.folder)
+            raise AuditError(f"{error}; refused: {refused}" if refused else str(error)) from None
+
+    def _embed(self, run: Run, inputs: Sequence[str], source: str) -> Build:
+        from encoders import registry
+        from pipelines import embed, sources
 
         sources.open_source(inputs, source)  # a wrong input is told before anything starts
-        info = self.encoder
+        info = registry.describe(self.settings.encoder, **self.settings.encoder_options)
         self._admit(info)
         options = embed.EmbedOptions(
             run_id=run.run_id,
@@ -83,26 +105,46 @@ class Jobs:
             limits=self.limits,
             max_rejected_share=self.settings.limits.max_rejected_share,
         )
-        try:
-            self._start(run, "ingest", lambda pipeline: embed.build(pipeline, options))
-        except AuditError as error:
-            refused = publish.explain_refusals(run.folder)
-            raise AuditError(f"{error}; refused: {refused}" if refused else str(error)) from None
+        return lambda pipeline: embed.build(pipeline, options)
+
+    def _take_vectors(self, run: Run, inputs: Sequence[str], source: str) -> Build:
+        from encoders.base import Identity
+        from pipelines import sources, vectors
+
+        opened = sources.open_vectors(inputs, self.settings.vector_column)
+        # Files without rows say nothing of a length: they are of whatever is there.
+        named = Identity(self.settings.encoder, opened.dimensions)
+        info = named if opened.dimensions else self.encoder
+        self._admit(info)
+        options = vectors.VectorOptions(
+            run_id=run.run_id,
+            catalog=self.catalog,
+            vectors=opened,
+            source=source,
+            info=info,
+            max_rejected_share=self.settings.limits.max_rejected_share,
+        )
+        return lambda pipeline: vectors.build(pipeline, options)
 
     def index(self, run: Run) -> None:
-        """Index what no segment holds."""
+        """Index what no segment holds. Raises EncoderError for one that changed."""
         from pipelines import index_job
 
+        self.check_encoder()
         policy = self.index_store.policy
         options = index_job.IndexOptions(run.run_id, self.catalog, self.encoder.id, policy)
         if not index_job.is_current(options):
             self._start(run, "index", lambda pipeline: index_job.build(pipeline, options))
 
     def mine(self, run: Run) -> None:
-        """Score what is indexed, unless the newest mining run did so by the same policy."""
+        """Score what is indexed, unless the newest mining run did so by the same policy.
+
+        Raises EncoderError for an encoder that changed.
+        """
         from detectors.mining import Budget, Policy
         from pipelines import mine
 
+        self.check_encoder()
         encoder_id, mining = self.encoder.id, self.settings.mining
         snapshot = self.index_store.open()
         if snapshot is None:
@@ -140,32 +182,13 @@ class Jobs:
             )
             self._start(run, "curate", lambda pipeline: curate.build(pipeline, options))
 
-    def _admit(self, info: EncoderInfo) -> None:
-        """Note the encoder, unless the samples of its name are those of another fingerprint.
+    def _admit(self, info: Identity) -> None:
+        from longtail import identity
 
-        Two encoders may stand side by side; one that changed under its name is a mistake, and
-        would start the workspace anew unasked. Raises EncoderError.
-        """
-        from encoders.base import EncoderInfo
+        identity.check(info, self.catalog)
+        identity.note(info, self.catalog)
 
-        held = {file.partition for file in self.catalog.samples.files()}
-        path = self.catalog.encoder(info.id)
-        if info.id in held and path.exists():
-            return
-        for noted in sorted(path.parent.glob("*.json")):
-            other = EncoderInfo.from_json(noted.read_text("utf-8"))
-            if other.name == info.name and other.id != info.id and other.id in held:
-                raise EncoderError(
-                    f"the samples here are of {other.id}, encoder {info.name!r} is {info.id} now: "
-                    f"{info.difference(other)}; set it back in longtail.yaml or by --set, "
-                    "or make a new workspace with 'longtail init'"
-                )
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(info.to_json() + "\n", "utf-8")
-        temporary.replace(path)
-
-    def _start(self, run: Run, name: str, build: Callable[[Any], Any]) -> None:
+    def _start(self, run: Run, name: str, build: Build) -> None:
         """Run a pipeline to its end. Raises AuditError if it staged what must not be published."""
         from pipelines import progress, publish
         from pipelines.runner import Runner

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     encoder: str = Field(
         "efficientnet-lite0", description="the encoder; 'longtail doctor' tests it"
     )
+    vector_column: str = Field(
+        "embedding", min_length=1, description="for encoder vectors:NAME, the column of the vectors"
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto", description="auto, cpu, cuda or cuda:N"
     )

@@ -439,6 +439,7 @@ class Workspace:
             encoder_id = self.jobs.encoder.id
             self._opened = OpenIndex.of(self.jobs.index_store, self.catalog.samples, encoder_id)
         if self._opened is None:
+            self.jobs.check_encoder()
             raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
         return self._opened
 

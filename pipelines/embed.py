@@ -29,48 +29,32 @@ from encoders import images, registry
 from encoders.base import Encoder, EncoderInfo
 from pipelines import progress, sources
 from pipelines.ahead import ReadAhead
-from pipelines.known import STAMP, Known
-from pipelines.publish import (
-    Stage,
-    Staged,
-    drop_repeats,
-    of_table,
-    record_audit,
-    record_refusals,
-    rows,
-)
+from pipelines.known import Known
+from pipelines.publish import Stage, Staged
+from pipelines.samples import IngestOptions, Publish
 from schemas import arrow
-from schemas.catalog import Catalog
 from schemas.errors import ImageError
-from schemas.expectations import audit_samples
 from schemas.records import LEVELS, QUALITY_STATISTICS, ImageRef, Reject
 
-# Of fewer inputs a single broken one is a large share, and says nothing of the source.
-_FEW_INPUTS = 20
 # For each worker: enough to hide the latency of an object store, too few to slow the decoding.
 _READING_THREADS = 4
 
 
-@dataclass(frozen=True)
-class EmbedOptions:
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(IngestOptions):
     """What one run of the job does.
 
     encoder, encoder_options: as the settings name it; `info` is its identity on this machine.
-    max_rejected_share: above it, in [0, 1], the audit fails and nothing is published.
     """
 
-    run_id: str
-    catalog: Catalog
-    inputs: tuple[str, ...]
-    source: str
-    encoder: str
     info: EncoderInfo
+    inputs: tuple[str, ...]
+    encoder: str
     limits: images.Limits
     encoder_options: registry.Options
     compile_encoder: bool = False
     workers: int = 1
     batch_size: int = 16
-    max_rejected_share: float = 0.5
 
 
 def build(pipeline: beam.Pipeline, options: EmbedOptions) -> beam.PCollection:
@@ -202,64 +186,6 @@ class Embed(beam.DoFn):
 
     def _clock(self, name: str, begun: float) -> None:
         self.clocks[name].inc(int((time.perf_counter() - begun) * 1e6))
-
-
-class Publish(beam.DoFn):
-    """Audits everything that was staged and commits it once; in: (None, Staged files)."""
-
-    def __init__(self, options: EmbedOptions) -> None:
-        self.options = options
-        self.ingested = Metrics.counter("images", "ingested")
-        self.rejected = Metrics.counter("images", "rejected")
-
-    def process(self, gathered: tuple[None, Sequence[Staged]]) -> None:
-        ingested, rejected = publish(self.options, gathered[1])
-        self.ingested.inc(ingested)
-        self.rejected.inc(rejected)
-
-
-def publish(options: EmbedOptions, staged: Sequence[Staged]) -> tuple[int, int]:
-    """Audit and commit what was staged; gives how many samples and rejects were published.
-
-    A failed audit publishes nothing; validation.json and refused.json tell what failed.
-    """
-    catalog, run_id = options.catalog, options.run_id
-    samples = drop_repeats(catalog.samples, of_table(staged, "samples"), "sample_id")
-    uris = drop_repeats(catalog.uris, of_table(staged, "uris"), *STAMP)
-    rejects = drop_repeats(catalog.rejects, of_table(staged, "rejects"), *STAMP)
-    refused = refusals(catalog.rejects.stream(rejects, ["reason", "uri"]).read_all())
-    # What was forgotten on request is no fault of a source.
-    broken = sum(len(uris) for reason, uris in refused.items() if reason != "forgotten")
-    attempted = rows(samples) + broken
-    audit = audit_samples(
-        catalog.samples.stream(samples),
-        dimensions=options.info.dimensions,
-        rejected=broken,
-        max_rejected=options.max_rejected_share if attempted >= _FEW_INPUTS else None,
-    )
-    record_audit(catalog.run(run_id), audit)
-    if audit.failures:
-        record_refusals(catalog.run(run_id), refused)
-        return 0, 0
-    # Samples first: a crash after them leaves inputs that the next run reads again, finds known,
-    # and only notes; the other way round it would skip them.
-    for table, files in (
-        (catalog.samples, samples),
-        (catalog.uris, uris),
-        (catalog.rejects, rejects),
-    ):
-        if files:
-            table.commit(files, transaction=f"ingest-{run_id}")
-            table.vacuum()
-    return rows(samples), rows(rejects)
-
-
-def refusals(rejects: pa.Table) -> dict[str, list[str]]:
-    """The URIs that were refused, by reason."""
-    by_reason: dict[str, list[str]] = {}
-    for reason, uri in zip(*rejects.to_pydict().values(), strict=True):
-        by_reason.setdefault(reason, []).append(uri)
-    return by_reason
 
 
 def read(ref: ImageRef, limits: images.Limits) -> bytes:

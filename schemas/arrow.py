@@ -32,13 +32,13 @@ SAMPLES = pa.schema(
         pa.field("encoder", pa.string(), nullable=False),
         pa.field("sample_id", pa.string(), nullable=False),
         *_INPUT,
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("format", pa.string(), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
-        *(pa.field(name, pa.float32(), nullable=False) for name in QUALITY_STATISTICS),
-        pa.field("phash", pa.string(), nullable=False),
-        pa.field("thumbnail", pa.binary(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("format", pa.string()),
+        pa.field("bytes", pa.int64()),
+        *(pa.field(name, pa.float32()) for name in QUALITY_STATISTICS),
+        pa.field("phash", pa.string()),
+        pa.field("thumbnail", pa.binary()),
         pa.field("embedding_low", _VECTOR),
         pa.field("embedding_mid", _VECTOR),
         pa.field("embedding_high", _VECTOR, nullable=False),
@@ -46,7 +46,10 @@ SAMPLES = pa.schema(
         pa.field("ingested_at", _TIMESTAMP, nullable=False),
     ]
 )
-"""One row per sample and encoder, partitioned by encoder; the first URI seen stands in the row."""
+"""One row per sample and encoder, partitioned by encoder; the first URI seen stands in the row.
+
+What only an image tells (width to thumbnail) is null where the vector came without one.
+"""
 
 URIS = pa.schema(
     [

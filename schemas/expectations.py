@@ -29,14 +29,9 @@ USUAL_REJECTED_SHARE = 0.1
 _SHA256 = r"^[0-9a-f]{64}$"
 _UNIT_RANGE = ("brightness", "contrast", "saturation", "clipped")
 
-_SAMPLES_COLUMNS = (
-    *("encoder", "sample_id", "uri", "width", "height", "format", "bytes", "phash", "run_id"),
-    *QUALITY_STATISTICS,
-)
-_SAMPLES_REQUIRED = (
-    *("encoder", "sample_id", "uri", "format", "phash", "run_id", "width", "height", "bytes"),
-    *QUALITY_STATISTICS,
-)
+_SAMPLES_REQUIRED = ("encoder", "sample_id", "uri", "run_id")
+_SAMPLES_OF_IMAGES = ("format", "phash", "width", "height", "bytes", *QUALITY_STATISTICS)
+_SAMPLES_COLUMNS = (*_SAMPLES_REQUIRED, *_SAMPLES_OF_IMAGES)
 _SAMPLES_DERIVED = (
     *("missing", "thumbnail_is_jpeg"),
     *(f"embedding_{level}_{what}" for level in LEVELS for what in ("size", "norm")),
@@ -59,18 +54,21 @@ def audit_samples(
     staged: pa.RecordBatchReader,
     *,
     dimensions: Mapping[Level, int],
+    of_images: bool = True,
     rejected: int = 0,
     max_rejected: float | None = None,
 ) -> Audit:
     """Audits rows about to join the samples table; see `samples_frame`.
 
     dimensions: of the encoder's embeddings, by level; a level it does not give must be null.
+    of_images: whether images were decoded; else there is nothing that only an image tells.
     rejected: how many inputs of the run were refused, beside the staged ones.
     max_rejected: the share of refused inputs, in [0, 1], above which nothing is published. None
         warns above `USUAL_REJECTED_SHARE` and publishes.
     """
-    vectors = [f"embedding_{level}_{what}" for level in dimensions for what in ("size", "norm")]
-    frame = samples_frame(staged, required=[*_SAMPLES_REQUIRED, *vectors])
+    required = [*_SAMPLES_REQUIRED, *(_SAMPLES_OF_IMAGES if of_images else ())]
+    required += [f"embedding_{level}_{what}" for level in dimensions for what in ("size", "norm")]
+    frame = samples_frame(staged, required=required)
     inputs = len(frame) + rejected
     totals = pd.DataFrame({"rejected_share": [rejected / inputs if inputs else 0.0]})
     gxe = great_expectations().expectations
@@ -84,7 +82,7 @@ def audit_samples(
             gxe.ExpectColumnValuesToBeBetween(column=name, min_value=1)
             for name in ("width", "height", "bytes")
         ),
-        gxe.ExpectColumnValuesToBeInSet(column="thumbnail_is_jpeg", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="thumbnail_is_jpeg", value_set=[of_images]),
         *(
             gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1)
             for name in _UNIT_RANGE
@@ -143,7 +141,8 @@ def audit_dataset(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
     """Audits rows about to join a dataset that holds the sample ids `existing` already.
 
     An image is taken for whole when its bytes hash to its sample id: those are the bytes that the
-    curate job has just decoded. Rows without a verdict are a warning.
+    curate job has just decoded. A sample that came as a vector is named by its URI instead. Rows
+    without a verdict are a warning.
     """
     frame = dataset_frame(staged, existing=existing)
     gxe = great_expectations().expectations
@@ -220,7 +219,7 @@ def dataset_frame(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
 
     missing: the first column that is null and must not be;
     image_bytes: how many there are, 0 for none;
-    image_is_sample: bool, their SHA-256 is the sample id;
+    image_is_sample: bool, their SHA-256, or that of the URI, is the sample id;
     is_new: bool, the sample id is not in `existing`;
     review_is_signed: bool, a label has a reviewer and a time, and no label has neither.
     """
@@ -235,10 +234,14 @@ def dataset_frame(staged: pa.RecordBatchReader, *, existing: Collection[str] = (
                 pc.is_null(columns[name]) for name in ("label", "reviewer", "reviewed_at")
             )
             columns["review_is_signed"] = pc.and_(*(pc.equal(label, part) for part in signature))
-        if {"image", "sample_id"} <= set(batch.schema.names):
+        if {"image", "sample_id", "uri"} <= set(batch.schema.names):
             images = pc.struct_field(batch.column("image"), "bytes")
             columns["image_bytes"] = pc.fill_null(pc.binary_length(images), 0)
-            columns["image_is_sample"] = pc.equal(_digests(images), columns["sample_id"])
+            by_bytes, by_uri = (
+                pc.equal(_digests(named), columns["sample_id"])
+                for named in (images, columns["uri"])
+            )
+            columns["image_is_sample"] = pc.or_kleene(by_bytes, by_uri)
         return columns
 
     return _frame(staged, derive, _DATASET_REQUIRED)
@@ -280,8 +283,8 @@ def _norms(vectors: pa.ListArray) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(squares), np.sqrt(squares), np.nan)
 
 
-def _digests(images: pa.BinaryArray) -> pa.StringArray:
-    buffers = (image.as_buffer() for image in images)
+def _digests(values: pa.BinaryArray | pa.StringArray) -> pa.StringArray:
+    buffers = (value.as_buffer() for value in values)
     return pa.array(
         [buffer and hashlib.sha256(buffer).hexdigest() for buffer in buffers], type=pa.string()
     )

@@ -30,7 +30,8 @@ ExportFormat = Literal["hf", "imagefolder"]
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, files, globs, manifests (.csv, .jsonl, .parquet) or tar shards; or s3://."
+        help="Folders, files, globs, manifests (.csv, .jsonl, .parquet), tar shards or vectors; "
+        "or s3://."
     ),
 ]
 Source = Annotated[

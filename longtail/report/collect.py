@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from longtail import runs
 from longtail.flags import read_flags
 from longtail.report.data import Histogram, LevelSpread, Rejected, ReportData, Share, Stage
 from longtail.report.render import render
+from longtail.thumbnails import thumbnails
 from pipelines import notes
 from pipelines.publish import read_audits
 from schemas.catalog import Catalog
@@ -82,7 +83,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         sources=_sources(scores),
         flags=tuple(shown),
         faults=tuple(shown_faults),
-        thumbnails=_thumbnails(catalog, encoder, [*shown, *shown_faults]),
+        thumbnails=thumbnails(catalog, encoder, _pictured([*shown, *shown_faults])),
     )
 
 
@@ -170,13 +171,6 @@ def _sources(scores: pa.Table) -> tuple[Share, ...]:
         flags, samples = sum(s.flags for s in rest), sum(s.samples for s in rest)
         shown.append(Share(f"{len(rest):,} more sources", flags, samples))
     return tuple(shown)
-
-
-def _thumbnails(catalog: Catalog, encoder: str, flags: Sequence[Flag]) -> dict[str, bytes]:
-    wanted = pa.array(sorted(_pictured(flags)), pa.string())
-    where = ds.field("sample_id").isin(wanted) & (ds.field("encoder") == encoder)
-    rows = catalog.samples.batches(["sample_id", "thumbnail"], where)
-    return {row["sample_id"]: row["thumbnail"] for batch in rows for row in batch.to_pylist()}
 
 
 def _pictured(flags: Iterable[Flag]) -> set[str]:

@@ -10,6 +10,7 @@ from pipelines.sources.opening import SOURCE_KINDS, OpenSource, SourceKind, open
 from pipelines.sources.parquet import ParquetImages
 from pipelines.sources.reading import locate, read
 from pipelines.sources.tar import TarShards
+from pipelines.sources.vectors import VectorSource, open_vectors
 
 __all__ = [
     "SOURCE_KINDS",
@@ -19,7 +20,9 @@ __all__ = [
     "ParquetImages",
     "SourceKind",
     "TarShards",
+    "VectorSource",
     "locate",
     "open_source",
+    "open_vectors",
     "read",
 ]

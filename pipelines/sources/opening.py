@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +14,15 @@ import pyarrow as pa
 from pipelines.sources import storage
 from pipelines.sources.files import IMAGE_SUFFIXES, ImageFiles
 from pipelines.sources.manifest import MANIFEST_SUFFIXES, Manifests, read_rows
-from pipelines.sources.parquet import PARQUET_SUFFIX, ParquetImages, image_columns, opened
+from pipelines.sources.parquet import (
+    PARQUET_SUFFIX,
+    VECTOR_COLUMN,
+    ParquetImages,
+    holds_vectors,
+    image_columns,
+    opened,
+    vector_columns,
+)
 from pipelines.sources.tar import COMPRESSED_SHARD_SUFFIXES, SHARD_SUFFIX, TarShards
 from schemas.errors import NotFoundError, UsageError
 from schemas.records import ImageRef
@@ -66,18 +74,26 @@ def open_source(
         raise UsageError("no images given; name a folder, a glob, a manifest or a shard")
     by_kind: dict[SourceKind, list[str]] = {}
     for given in dict.fromkeys(inputs):
-        try:
-            for path in _names(storage.absolute(given)):
+        with readable(given):
+            for path in expanded(storage.absolute(given)):
                 by_kind.setdefault(_recognise(path, kind), []).append(path)
-        except (OSError, pa.ArrowException) as error:
-            raise UsageError(
-                f"cannot read '{given}': {error}; check the file and its permissions and, for an "
-                "object store, its credentials and that 'longtail[aws]' is installed"
-            ) from error
     return OpenSource(by_kind, source)
 
 
-def _names(path: str) -> list[str]:
+@contextlib.contextmanager
+def readable(given: str) -> Iterator[None]:
+    """Looking into the input `given`, whose faults are told as a person can mend them."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"cannot read '{given}': {error}; check the file and its permissions and, for an "
+            "object store, its credentials and that 'longtail[aws]' is installed"
+        ) from error
+
+
+def expanded(path: str) -> list[str]:
+    """The paths that an input stands for: those of its braces, unless it is there as it is."""
     names = storage.expand_braces(path)
     exists = len(names) > 1 and (storage.stat(path) or storage.is_folder(path))
     return [path] if exists else names
@@ -85,15 +101,15 @@ def _names(path: str) -> list[str]:
 
 def _recognise(path: str, kind: SourceKind | Literal["auto"]) -> SourceKind:
     """The kind of one input, found to be usable as such."""
-    examples = _examples(path)
+    examples = first_files(path)
     if kind == "auto":
         kind = _looks_like(path, examples)
     _check(kind, examples)
     return kind
 
 
-def _examples(path: str) -> list[str]:
-    """The file itself, or the first of a folder or a glob."""
+def first_files(path: str) -> list[str]:
+    """The file itself, or the first of a folder or a glob. Raises NotFoundError."""
     if storage.stat(path) is not None:
         return [path]
     if storage.is_folder(path):
@@ -128,6 +144,7 @@ def _check(kind: SourceKind, examples: list[str]) -> None:
                     f"manifest '{path}' has no column 'uri' (it has: {', '.join(map(str, row))}); "
                     "rename the column that says where the images lie"
                 )
+            _refuse_vectors(path)
         case "parquet" if path := _first(examples, (PARQUET_SUFFIX,)):
             schema = _schema(examples)
             if not image_columns(schema):
@@ -143,6 +160,21 @@ def _check(kind: SourceKind, examples: list[str]) -> None:
             )
         case _:
             pass
+
+
+def _refuse_vectors(manifest: str) -> None:
+    """UsageError for a manifest with vectors in it, of which the settings know nothing."""
+    if storage.suffix(manifest) != PARQUET_SUFFIX:
+        return
+    with opened(manifest) as parquet:
+        schema = parquet.schema_arrow
+    for name in vector_columns(schema, VECTOR_COLUMN).values():
+        if holds_vectors(schema.field(name).type):
+            raise UsageError(
+                f"'{manifest}' holds vectors in its column '{name}'; take them with 'encoder: "
+                "vectors:NAME_OF_THEIR_MODEL' in longtail.yaml, or leave the column out to have "
+                "the images embedded here"
+            )
 
 
 def _schema(examples: list[str]) -> pa.Schema:

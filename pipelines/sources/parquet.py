@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from pipelines.sources import storage
 from pipelines.sources.columns import annotated
 from schemas.errors import ImageError
-from schemas.records import ImageRef
+from schemas.records import LEVELS, ImageRef, Level
 
 PARQUET_SUFFIX = ".parquet"
+VECTOR_COLUMN = "embedding"
+"""What the column of vectors is called, unless the settings say otherwise."""
 
 ROW_GROUPS_HELD = 4
 """References reach a worker in the order of their file, so that each thread needs the one or two
@@ -97,6 +99,20 @@ def locate_row(path: str, member: str) -> ImageRef:
 def image_columns(schema: pa.Schema) -> list[str]:
     """The names of the columns of type struct {bytes: binary, path: string}."""
     return [field.name for field in schema if _holds_images(field.type)]
+
+
+def vector_columns(schema: pa.Schema, column: str) -> dict[Level, str]:
+    """The name of each level's column of vectors, for the levels that there are."""
+    named = {level: f"{column}_{level}" for level in LEVELS}
+    if column in schema.names:
+        named["high"] = column
+    return {level: name for level, name in named.items() if name in schema.names}
+
+
+def holds_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of floats, of fixed or variable length."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists) and pa.types.is_floating(kind.value_type)
 
 
 @contextlib.contextmanager

@@ -186,6 +186,20 @@ def test_a_spoiled_sample_fails(column: str, value: object, expectation: str, au
         audit.require()
 
 
+def test_vectors_that_came_without_images_have_no_quality() -> None:
+    rows = sample_rows()
+    of_image = ("width", "height", "format", "bytes", "phash", "thumbnail", "brightness")
+    of_image += ("contrast", "sharpness", "saturation", "entropy", "clipped")
+    for row in rows:
+        row |= dict.fromkeys(of_image)
+
+    samples(rows, of_images=False).require()
+    assert failed(samples(rows)) == {
+        ("expect_column_values_to_be_null", "missing"),
+        ("expect_column_values_to_be_in_set", "thumbnail_is_jpeg"),
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "expectation", "audited"),
     [
