@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.gpu import on_gpus
+from index import gpu
 from schemas.errors import SettingsError
 
 TRAINING_PER_CELL = 40
@@ -94,9 +94,8 @@ def train(index: Any, sample: NDArray[np.float32]) -> None:
     """Train an IVF index on `sample` (m, d), on the GPUs where there are any. Seeded."""
     index.cp.max_points_per_centroid = TRAINING_PER_CELL
     index.cp.min_points_per_centroid = 1  # silences a warning; the measured recall tells instead
-    index.clustering_index = on_gpus(faiss.IndexFlatL2(index.d))
-    index.train(sample)
-    index.clustering_index = None
+    with gpu.clustering(index):
+        index.train(sample)
 
 
 def _half_of_memory() -> int:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
-from index.search import Snapshot
+from index.sample_ids import SampleIds
+from index.search import Found
+
+
+class Searchable(Protocol):
+    """What can be asked so: a `Snapshot`, which says what each does, or an `Exact`."""
+
+    sample_ids: SampleIds
+
+    @property
+    def vectors(self) -> int: ...
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        only: NDArray[np.int64] | None = None,
+        exact: bool = False,
+    ) -> Found: ...
 
 
 def query(
-    snapshot: Snapshot,
+    searched: Searchable,
     positives: NDArray[np.float32],
     negatives: NDArray[np.float32] | None = None,
     *,
@@ -28,13 +49,12 @@ def query(
     """
     fetch, exact = k, False
     while True:
-        rows, distances = _nearest_to_any(snapshot, positives, fetch, only, exact)
+        rows, distances = _nearest_to_any(searched, positives, fetch, only, exact)
         keep = distances <= within
-        vectors = snapshot.read(rows)
         if negatives is not None:
-            keep &= _distances(vectors, negatives).min(axis=1) >= distances
+            keep &= _distances(searched.read(rows), negatives).min(axis=1) >= distances
         if apart > 0:
-            keep[keep] = _first_of_each(vectors[keep], apart)
+            keep[keep] = _first_of_each(searched.read(rows[keep]), apart)
         beyond = len(rows) > 0 and distances[-1] > within
         if keep.sum() >= k or beyond or (exact and len(rows) < fetch):
             return rows[keep][:k], distances[keep][:k]
@@ -42,13 +62,13 @@ def query(
 
 
 def _nearest_to_any(
-    snapshot: Snapshot,
+    searched: Searchable,
     positives: NDArray[np.float32],
     k: int,
     only: NDArray[np.int64] | None,
     exact: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    found, told = snapshot.search(positives, k, only=only, exact=exact)
+    found, told = searched.search(positives, k, only=only, exact=exact)
     rows, distances = found[found >= 0], told[found >= 0]
     order = np.argsort(distances, kind="stable")
     _, firsts = np.unique(rows[order], return_index=True)

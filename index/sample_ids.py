@@ -85,6 +85,8 @@ class SampleIds(Sequence[str]):
         rows = np.full(len(wanted), -1, dtype=np.int64)
         for part, deleted, start in zip(self._parts, self._deleted, self._starts, strict=False):
             at = find(part, wanted)
-            live = (at >= 0) & ~np.isin(at, deleted)
+            live = at >= 0
+            if len(deleted):
+                live &= ~np.isin(at, deleted)
             rows[live] = at[live] + start
         return rows

@@ -117,10 +117,8 @@ class Snapshot:
 
 def _nearest(rows: NDArray[np.int64], squared: NDArray[np.float32], k: int) -> Found:
     order = np.lexsort((rows, squared))[:, :k]
-    return (
-        np.take_along_axis(rows, order, axis=1),
-        np.sqrt(np.take_along_axis(squared, order, axis=1)),
-    )
+    each = np.arange(len(rows))[:, None]
+    return rows[each, order], np.sqrt(squared[each, order])
 
 
 def _without_self(

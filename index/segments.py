@@ -20,9 +20,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index import gpu
 from index.durable import Mark, mark, sync
 from index.factory import TrainedIndex
-from index.gpu import devices, on_cpu, on_gpus
 from index.sample_ids import ID_DTYPE, encode
 from schemas.errors import CorruptionError
 
@@ -30,12 +30,6 @@ REMEDY = "run 'longtail index rebuild'"
 
 RARE_ROWS = 20_000
 """A filter that leaves this many rows or fewer is answered exactly: looking at each is fast."""
-
-GPU_BATCH = 1000
-"""Queries at a time from which copying them to a GPU pays."""
-
-GPU_MOST = 2048
-"""The most neighbours that FAISS finds on a GPU."""
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 an embedding's norm may be; half-precision encoders stay well within."""
@@ -107,9 +101,8 @@ def write_sorted(
     faiss.write_index(flat, os.fspath(paths[1]))
     if trained is not None:
         paths.append(folder / f"{name}.cells.faiss")
-        cells = on_gpus(faiss.clone_index(trained.index))
-        cells.add(vectors)
-        faiss.write_index(on_cpu(cells), os.fspath(paths[2]))
+        cells = gpu.extended(faiss.clone_index(trained.index), vectors)
+        faiss.write_index(cells, os.fspath(paths[2]))
     for path in paths:
         sync(path)
     return Segment(
@@ -123,10 +116,11 @@ def write_sorted(
 
 def check_unit(vectors: NDArray[np.float32]) -> None:
     """Raise ValueError unless every row of `vectors` (n, d) is finite and of unit L2 norm."""
-    norms = np.linalg.norm(vectors, axis=1)
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
-    if len(wrong):
-        raise ValueError(f"vector {wrong[0]} has norm {norms[wrong[0]]:.4g}, expected 1")
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    right = np.abs(norms - 1) <= UNIT_TOLERANCE
+    if not right.all():
+        wrong = np.argmin(right)
+        raise ValueError(f"vector {wrong} has norm {norms[wrong]:.4g}, expected 1")
 
 
 class OpenSegment:
@@ -150,7 +144,7 @@ class OpenSegment:
         if segment.kind != "Flat":
             path = folder / f"{segment.name}.cells.faiss"
             self._cells = _map_index(path, segment, faiss.IndexIVF)
-        self._gpu: dict[bool, Any] = {}
+        self._on_gpus: dict[bool, Any] = {}
         self._live: NDArray[np.bool_] | None = None
         if segment.deleted:
             self._live = np.ones(segment.vectors, dtype=bool)
@@ -177,35 +171,47 @@ class OpenSegment:
             allowed[only] = True
             allowed &= True if self._live is None else self._live
             effort = self._widened(effort, int(allowed.sum()))
-        selector = {} if allowed is None else {"sel": _selector(allowed)}
-        if devices() and len(queries) >= GPU_BATCH and not selector:
+        if self._cells is None:
+            effort = None
+        k = min(k * (effort.overfetch if effort else 1), self.segment.vectors)
+        rows = None
+        if allowed is None and len(queries) >= gpu.BATCH:
             rows = self._search_on_gpus(queries, k, effort)
-        elif self._cells is None or effort is None:
-            k = min(k, self.segment.vectors)
-            _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
-        else:
-            k = min(k * effort.overfetch, self.segment.vectors)
-            parameters = faiss.SearchParametersIVF(nprobe=effort.probes, **selector)
-            _, rows = self._cells.search(queries, k, params=parameters)
+        if rows is None:
+            rows = self._search_here(queries, k, effort, allowed)
         return rows, self._squared_distances(queries, rows)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) of `rows` (m,) of this segment."""
         return np.asarray(self._flat.reconstruct_batch(rows), dtype=np.float32)
 
+    def _search_here(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        effort: Effort | None,
+        allowed: NDArray[np.bool_] | None,
+    ) -> NDArray[np.int64]:
+        selector = {} if allowed is None else {"sel": _selector(allowed)}
+        if effort is None:
+            _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
+        else:
+            parameters = faiss.SearchParametersIVF(nprobe=effort.probes, **selector)
+            _, rows = self._cells.search(queries, k, params=parameters)
+        return np.asarray(rows)
+
     def _search_on_gpus(
         self, queries: NDArray[np.float32], k: int, effort: Effort | None
-    ) -> NDArray[np.int64]:
-        """The same index copied to the GPUs at the first batch; exact answers come from Flat."""
-        quantized = self._cells is not None and effort is not None
-        if quantized not in self._gpu:
-            self._gpu[quantized] = on_gpus(self._cells if quantized else self._flat)
-        index = self._gpu[quantized]
-        if quantized and effort is not None:
-            k *= effort.overfetch
-            faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", effort.probes)
-        _, rows = index.search(queries, min(k, self.segment.vectors, GPU_MOST))
-        return np.asarray(rows)
+    ) -> NDArray[np.int64] | None:
+        """By copies on the GPUs, made at the first batch; None where they cannot."""
+        probes = effort.probes if effort else None
+        if max(k, probes or 1) > gpu.MOST:
+            return None
+        quantized = effort is not None
+        if quantized not in self._on_gpus:
+            self._on_gpus[quantized] = gpu.on_gpus(self._cells if quantized else self._flat)
+        copy = self._on_gpus[quantized]
+        return None if copy is None else gpu.search(copy, queries, k, probes)
 
     def _widened(self, effort: Effort | None, chosen: int) -> Effort | None:
         """Probe as many candidates as without a filter; None, all, where those are few anyway."""
@@ -218,14 +224,18 @@ class OpenSegment:
         self, queries: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Exact ones: FAISS's own come from codes, or from an expanded square that leaves 1e-7."""
-        squared = np.empty(rows.shape, dtype=np.float32)
-        self._flat.compute_distance_subset(
-            len(queries),
-            faiss.swig_ptr(queries),
-            rows.shape[1],
-            faiss.swig_ptr(squared),
-            faiss.swig_ptr(rows),
-        )
+        if len(queries) == 1:  # for which FAISS would wake all its threads
+            difference = self.read(np.maximum(rows[0], 0)) - queries
+            squared = np.asarray(np.einsum("ij,ij->i", difference, difference)[None])
+        else:
+            squared = np.empty(rows.shape, dtype=np.float32)
+            self._flat.compute_distance_subset(
+                len(queries),
+                faiss.swig_ptr(queries),
+                rows.shape[1],
+                faiss.swig_ptr(squared),
+                faiss.swig_ptr(rows),
+            )
         squared[rows < 0] = np.inf
         return squared
 

@@ -6,43 +6,34 @@ Open this file first; the whole product is in view. Each method is a few lines t
 from __future__ import annotations
 
 import getpass
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
-from longtail import runs, settings
-from longtail.examples import Examples
+from longtail import maintenance, runs, settings
 from longtail.filters import Filter
+from longtail.finding import Finder, Question
 from longtail.flags import read_flags
 from longtail.jobs import Jobs, Watch
-from longtail.opened import OpenIndex
 from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
-from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.errors import REJECT_REASONS, NotFoundError, UsageError, WorkspaceError
-from schemas.records import VERDICT_LABELS, Flag, FlagKind, Verdict, VerdictLabel
+from schemas.records import VERDICT_LABELS, Flag, FlagKind, Level, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
     from curation.export import ExportFormat
     from index.verification import Verification
     from pipelines.progress import Progress
 
-HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
-"""A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
-
 ANY = Filter()
 
-_SHORTEST_PREFIX = 6
 _IMAGES_PER_BATCH = 64
 
 
@@ -81,7 +72,7 @@ class Workspace:
         self.catalog = Catalog(self.root)
         self.verdicts = VerdictLog.at(self.catalog.reviews)
         self.jobs = Jobs(self.catalog, self.settings, watch)
-        self._opened: OpenIndex | None = None
+        self._finder = Finder(self.jobs, self.verdicts)
 
     @classmethod
     def create(cls, root: str | Path, **kwargs: Any) -> Workspace:
@@ -174,59 +165,39 @@ class Workspace:
         within: float = 2.0,
         where: Filter = ANY,
         apart: float = 0.0,
+        level: Level = "high",
     ) -> pa.Table:
-        """The k samples most like any of the examples, as a table of `HITS`.
+        """The k samples most like any of the examples: rank, sample_id, uri, distance.
 
         image, sample_id: one example or several, files and samples together. text: an example in
         words, for an encoder that embeds text. unlike: files or sample ids of what is not meant;
         samples nearer to these are left out. within: largest distance, in [0, 2]. where: what an
-        answer must be. apart: of samples within this distance of each other only the best. Raises
-        NotFoundError for an unknown sample or file, UsageError for a file that is no image or
-        without an example, EncoderError for a text where the encoder embeds images only.
+        answer must be. apart: of samples within this distance of each other only the best. level:
+        `low`, alike in texture and exposure, `mid`, in parts, or `high`, as whole objects; only
+        that is indexed, and the others compare all samples. Raises NotFoundError for an unknown
+        sample or file, UsageError for a file that is no image or without an example, EncoderError
+        for a text where the encoder embeds images only.
         """
-        from index.query import query
-
-        images = [image] if isinstance(image, str | Path) else list(image)
-        sample_ids = [sample_id] if isinstance(sample_id, str) else list(sample_id)
-        if not images and not sample_ids and text is None:
-            raise UsageError("give an image file, a sample id or a text to query by")
-        opened = self._opened_index()
-        snapshot = opened.snapshot
-        examples = Examples(snapshot, self.jobs)
-        positives = [examples.of_file(Path(file)) for file in images]
-        positives += [examples.of_sample(self.resolve(prefix)) for prefix in sample_ids]
-        if text is not None:
-            positives.append(examples.of_text(text))
-        negatives = [
-            examples.of_file(Path(one))
-            if Path(one).exists()
-            else examples.of_sample(self.resolve(str(one)))
-            for one in unlike
-        ]
-        allowed = where.sample_ids(self.catalog, self.verdicts, opened.encoder_id)
-        only = None if allowed is None else snapshot.sample_ids.rows(allowed)
-        rows, distances = query(
-            snapshot,
-            np.concatenate(positives),
-            np.concatenate(negatives) if negatives else None,
-            k=min(k, snapshot.vectors),
-            within=within,
-            only=None if only is None else np.sort(only[only >= 0]),
-            apart=apart,
+        return self._finder.query(
+            Question(
+                images=[image] if isinstance(image, str | Path) else image,
+                sample_ids=[sample_id] if isinstance(sample_id, str) else sample_id,
+                text=text,
+                unlike=unlike,
+                k=k,
+                within=within,
+                where=where,
+                apart=apart,
+                level=level,
+            )
         )
-        return _hits(opened, rows, distances)
 
     def duplicates(self, within: float = 0.1) -> list[list[dict[str, Any]]]:
         """Groups of near-duplicates, largest first: {sample_id, uri, distance} of each member.
 
         A group's first member stands for it; distances, at most `within`, are to that one.
         """
-        from index.duplicates import near_duplicates
-
-        opened = self._opened_index()
-        groups = near_duplicates(opened.snapshot, within)
-        found = [_hits(opened, group.rows, group.distances) for group in groups]
-        return [table.drop_columns(["rank"]).to_pylist() for table in found]
+        return self._finder.duplicates(within)
 
     def forget(
         self,
@@ -258,26 +229,17 @@ class Workspace:
 
     def compact_index(self) -> dict[str, Any]:
         """Merge the index's segments, without the forgotten, and train it anew where that suits."""
-        with runs.start(self.catalog, command="index compact") as run:
-            store = self.jobs.index_store
-            store.compact(forgotten=True)
-            store.sweep()
-            run.finish()
+        maintenance.compact(self.jobs)
         return self.index_status()
 
     def rebuild_index(self) -> dict[str, Any]:
         """Make the index anew from the samples table, whatever state its files are in."""
-        with runs.start(self.catalog, command="index rebuild") as run:
-            self.jobs.index_store.rebuild(self._vectors())
-            run.finish()
+        maintenance.rebuild(self.jobs)
         return self.index_status()
 
     def verify_index(self) -> Verification:
         """Compare every file and vector of the index with the samples table."""
-        self._opened_index()
-        verification = self.jobs.index_store.verify(self._vectors())
-        assert verification is not None
-        return verification
+        return maintenance.verify(self.jobs)
 
     def verdict(
         self,
@@ -385,31 +347,11 @@ class Workspace:
 
     def index_status(self) -> dict[str, Any]:
         """What the index holds, which FAISS index it is, and the recall at 10 measured for it."""
-        snapshot = self.jobs.index_store.open()
-        return {
-            "vectors": snapshot.vectors if snapshot else 0,
-            "segments": len(snapshot.segments) if snapshot else 0,
-            "snapshot": snapshot.number if snapshot else None,
-            "factory": snapshot.choice.factory if snapshot else None,
-            "recall": snapshot.choice.recall if snapshot else None,
-        }
+        return maintenance.status(self.jobs)
 
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
-        if len(prefix) < _SHORTEST_PREFIX:
-            raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
-        if self._is_indexed(prefix):
-            return prefix
-        starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
-        found = self.catalog.samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
-        if len(found) != 1:
-            what = (
-                f"are {len(found)} samples whose ids start"
-                if found
-                else "is no sample whose id starts"
-            )
-            raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
-        return str(found[0])
+        return self._finder.resolve(prefix)
 
     def _described(self, source: str | None, before: datetime | None) -> list[str]:
         if source is None and before is None:
@@ -423,36 +365,3 @@ class Workspace:
         found = self.catalog.samples.read(["sample_id"], where)["sample_id"].unique()
         ids: list[str] = found.to_pylist()
         return ids
-
-    def _vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """The samples table as the index sees it: (sample ids, vectors), in batches."""
-        column = arrow.embedding_column("high")
-        where = ds.field("encoder") == self.jobs.encoder.id
-        for batch in self.catalog.samples.batches(["sample_id", column], where, rows=50_000):
-            if batch.num_rows:
-                vectors = arrow.matrix(pa.chunked_array([batch[column]]))
-                yield batch["sample_id"].to_pylist(), vectors
-
-    def _opened_index(self) -> OpenIndex:
-        """The newest snapshot; opened anew only when another was committed."""
-        if self._opened is None or not self._opened.is_newest():
-            encoder_id = self.jobs.encoder.id
-            self._opened = OpenIndex.of(self.jobs.index_store, self.catalog.samples, encoder_id)
-        if self._opened is None:
-            self.jobs.check_encoder()
-            raise NotFoundError(f"{self.root} has no indexed samples; 'longtail run' adds some")
-        return self._opened
-
-    def _is_indexed(self, sample_id: str) -> bool:
-        """Whether it is a whole id that the open index holds, so that no scan need look for it."""
-        if self._opened is None or not self._opened.is_newest():
-            return False
-        if re.fullmatch("[0-9a-f]{64}", sample_id) is None:
-            return False
-        return bool(self._opened.snapshot.sample_ids.rows([sample_id])[0] >= 0)
-
-
-def _hits(opened: OpenIndex, rows: NDArray[np.int64], distances: NDArray[np.float32]) -> pa.Table:
-    ranks = pa.array(range(1, len(rows) + 1), pa.int64())
-    sample_ids = pa.array(opened.snapshot.sample_ids.take(rows), pa.string())
-    return pa.table([ranks, sample_ids, opened.uris(rows), distances], schema=HITS)

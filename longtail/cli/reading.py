@@ -20,7 +20,7 @@ from longtail.cli.common import (
     print_table,
 )
 from schemas.errors import UsageError
-from schemas.records import VERDICT_LABELS, FlagKind, VerdictLabel
+from schemas.records import VERDICT_LABELS, FlagKind, Level, VerdictLabel
 
 
 def flags(
@@ -71,6 +71,9 @@ def query(
     apart: Annotated[
         float, typer.Option(min=0, max=2, help="Of samples within this distance, only the best.")
     ] = 0.0,
+    level: Annotated[
+        Level, typer.Option(help="Alike in texture (low), parts (mid) or as a whole (high).")
+    ] = "high",
     source: Annotated[str | None, typer.Option(help="Only from here.", show_default=False)] = None,
     since: Annotated[
         datetime | None, typer.Option(help="Captured then or later (UTC).", show_default=False)
@@ -111,6 +114,7 @@ def query(
         within=within,
         where=where,
         apart=apart,
+        level=level,
     ).to_pylist()
     if as_json:
         print_json(hits)
