@@ -1,4 +1,4 @@
-"""Why a sample was flagged, in short plain strings with their figures."""
+"""Why a sample was flagged, in short plain strings with their figures; σ is a robust deviation."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ ENOUGH = 100
 def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     """The levels at which a sample deviates, the furthest first.
 
-    z: (n,) robust deviations per level. A string reads "high level (whole object) deviates by
-    7.1 robust deviations".
+    z: (n,) robust deviations per level. A string reads "whole object (high level) 7.1σ out".
     """
     order = sorted(LEVELS, key=lambda level: -z[level][row])
     return [
-        f"{level} level ({MEANING[level]}) deviates by {z[level][row]:.1f} robust deviations"
+        f"{MEANING[level]} ({level} level) {z[level][row]:.1f}σ out"
         for level in order
         if z[level][row] >= NOTABLE_Z
     ]
@@ -56,14 +55,14 @@ def score_reason(score: Floats, row: int) -> str:
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
     """Says a mean distance to the k nearest samples that few others reach.
 
-    isolation: (n,) those means. A string reads "5 nearest images are 0.61 away, farther than
-    for 99.8% of the pool".
+    isolation: (n,) those means. A string reads "5 nearest images 0.61 away, farther than for
+    99.8% of the pool".
     """
     share = float(np.mean(isolation < isolation[row]))
     if share < (1 + USUAL_SHARE) / 2:
         return []
     return [
-        f"{k} nearest images are {isolation[row]:.2f} away, "
+        f"{k} nearest images {isolation[row]:.2f} away, "
         f"farther than for {_percent(share)} of the pool"
     ]
 
@@ -77,7 +76,7 @@ def fault_reasons(
     """
     if deviation[row] < threshold or z["low"][row] < NOTABLE_Z:
         return []
-    return [f"may be a capture fault: {deviation[row]:.1f} robust deviations on average"]
+    return [f"may be a capture fault: {deviation[row]:.1f}σ out on average"]
 
 
 def confirmed_reasons(sample_id: str, distance: float) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from schemas.records import VERDICT_LABELS, Flag, FlagKind, Level, Verdict, Verd
 if TYPE_CHECKING:
     from curation.export import ExportFormat
     from index.verification import Verification
+    from longtail.explanation import Explanation
     from pipelines.progress import Progress
 
 ANY = Filter()
@@ -146,13 +147,20 @@ class Workspace:
         self, run_id: str | None = None, kind: FlagKind | None = None, top: int | None = None
     ) -> list[Flag]:
         """The flags of a mining run (the newest one), best first. Raises NotFoundError."""
-        newest = runs.newest_mining_run(self.catalog)
-        if run_id is None and newest is None:
+        if run_id is None and runs.newest_mining_run(self.catalog) is None:
             return []
-        flags = read_flags(self.catalog, run_id or newest or "", kind)
-        if run_id is not None and run_id not in runs.mining_runs(self.catalog):
-            raise NotFoundError(f"no mining run '{run_id}'; the newest is {newest}")
-        return flags[:top]
+        return read_flags(self.catalog, self._mining_run(run_id), kind)[:top]
+
+    def explain(self, sample_id: str, run_id: str | None = None) -> Explanation:
+        """Why a sample, flagged or not, stands where it does in a mining run (the newest one).
+
+        sample_id: an id or a unique prefix. Raises NotFoundError for a sample that is unknown or
+        that the run did not mine, and for an unknown run.
+        """
+        from longtail.explanation import explain
+
+        found = self.resolve(sample_id)
+        return explain(self.catalog, self.verdicts, self._mining_run(run_id), found)
 
     def query(
         self,
@@ -352,6 +360,15 @@ class Workspace:
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
         return self._finder.resolve(prefix)
+
+    def _mining_run(self, run_id: str | None) -> str:
+        """The run of this id, the newest for None. Raises NotFoundError where it mined nothing."""
+        there = runs.mining_runs(self.catalog)
+        if not there:
+            raise NotFoundError(f"{self.root} has no mining run yet; 'longtail run' makes one")
+        if run_id is not None and run_id not in there:
+            raise NotFoundError(f"no mining run '{run_id}'; the newest is {there[-1]}")
+        return run_id or there[-1]
 
     def _described(self, source: str | None, before: datetime | None) -> list[str]:
         if source is None and before is None:

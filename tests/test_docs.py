@@ -57,7 +57,7 @@ def test_the_worked_example_works(
     (tmp_path / "photo.jpg").symlink_to(photographs[0])
     ran = set()
     for words in commands(README):
-        if words[0] == "verdict":
+        if "3f2a9c01b7de" in words:
             first = Workspace("my-workspace").flags()[0].sample_id
             words = [first[:12] if word == "3f2a9c01b7de" else word for word in words]
         done = subprocess.run(

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from longtail import __version__
-from longtail.cli import jobs, reading, setup
+from longtail.cli import explaining, jobs, reading, setup
 from schemas.errors import LongtailError
 
 _INTERRUPTED = 130
@@ -27,6 +27,7 @@ for command in (
     jobs.index,
     jobs.mine,
     reading.flags,
+    explaining.explain,
     reading.query,
     reading.duplicates,
     reading.verdict,

@@ -6,8 +6,8 @@ from detectors import reasons
 def test_levels_are_named_with_their_deviations_the_furthest_first():
     z = {"low": np.array([3.2]), "mid": np.array([1.0]), "high": np.array([7.14])}
     assert reasons.level_reasons(z, 0) == [
-        "high level (whole object) deviates by 7.1 robust deviations",
-        "low level (texture and exposure) deviates by 3.2 robust deviations",
+        "whole object (high level) 7.1σ out",
+        "texture and exposure (low level) 3.2σ out",
     ]
 
 
@@ -15,7 +15,7 @@ def test_isolation_is_a_reason_only_beyond_the_usual_range():
     isolation = np.r_[np.full(999, 0.2), 0.61]
     assert reasons.isolation_reasons(isolation, 0, 5) == []
     assert reasons.isolation_reasons(isolation, 999, 5) == [
-        "5 nearest images are 0.61 away, farther than for 99.9% of the pool"
+        "5 nearest images 0.61 away, farther than for 99.9% of the pool"
     ]
 
 
