@@ -12,8 +12,9 @@ import pyarrow.dataset as ds
 
 from detectors import reasons
 from detectors.scores import Floats
+from index.search import Snapshot
 from index.store import IndexStore
-from longtail.opened import OpenIndex
+from longtail.opened import Opened, open_index
 from longtail.verdicts import VerdictLog
 from pipelines import notes
 from pipelines.notes import FlagGroup
@@ -72,9 +73,8 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
     groups = notes.read(catalog.run(run_id)).groups
     edge_cases = [id_ for id_, given in log.latest().items() if given.label == "edge_case"]
     normal = pool.filter(pool["rank"].is_null())["sample_id"].to_pylist()
-    opened = OpenIndex.of(
-        IndexStore(catalog.index(row["encoder"])), catalog.samples, row["encoder"]
-    )
+    store = IndexStore(catalog.index(row["encoder"]))
+    opened = open_index(store, catalog.samples, row["encoder"])
     quality, usual = _quality(catalog, row)
     return Explanation(
         **{name: row[name] for name in ("sample_id", "uri", "source", "run_id")},
@@ -109,12 +109,12 @@ def _reasons(row: Mapping[str, Any], scores: Floats, usual: list[str]) -> list[s
 
 
 def _closest(
-    opened: OpenIndex | None, sample_id: str, among: Collection[str]
+    opened: Opened[Snapshot] | None, sample_id: str, among: Collection[str]
 ) -> tuple[Neighbour, ...]:
     """The samples nearest to one, itself left out; fewer where the index holds no more."""
     if opened is None:
         return ()
-    snapshot = opened.snapshot
+    snapshot = opened.searched
     own = snapshot.sample_ids.rows([sample_id])
     rows = snapshot.sample_ids.rows(sorted(among))
     rows = np.sort(rows[(rows >= 0) & (rows != own)])

@@ -111,7 +111,10 @@ class Finder:
         return str(found[0])
 
     def index(self) -> Opened[Snapshot]:
-        """The newest snapshot. Raises NotFoundError before the first, EncoderError for another encoder."""
+        """The newest snapshot.
+
+        Raises NotFoundError before the first, EncoderError where the encoder changed.
+        """
         if self._index is None or not self._index.is_newest():
             catalog = self.jobs.catalog
             self._index = open_index(self.jobs.index_store, catalog.samples, self.jobs.encoder.id)

@@ -17,7 +17,7 @@ from schemas.records import Level
 from schemas.tables import Table
 
 if TYPE_CHECKING:
-    from encoders.base import EncoderInfo
+    from encoders.base import Identity
     from index.exact import Exact
     from index.query import Searchable
     from index.search import Snapshot
@@ -85,7 +85,7 @@ def open_index(store: IndexStore, samples: Table, encoder_id: str) -> Opened[Sna
     return Opened(snapshot, version, store.version, samples, encoder_id)
 
 
-def open_level(samples: Table, encoder: EncoderInfo, level: Level) -> Opened[Exact]:
+def open_level(samples: Table, encoder: Identity, level: Level) -> Opened[Exact]:
     """Every sample's vector of a level, held in memory: 4 bytes a dimension and sample.
 
     level: one that the encoder has.

@@ -370,15 +370,6 @@ class Workspace:
             raise NotFoundError(f"no mining run '{run_id}'; the newest is {there[-1]}")
         return run_id or there[-1]
 
-    def _mining_run(self, run_id: str | None) -> str:
-        """The run of this id, the newest for None. Raises NotFoundError where it mined nothing."""
-        there = runs.mining_runs(self.catalog)
-        if not there:
-            raise NotFoundError(f"{self.root} has no mining run yet; 'longtail run' makes one")
-        if run_id is not None and run_id not in there:
-            raise NotFoundError(f"no mining run '{run_id}'; the newest is {there[-1]}")
-        return run_id or there[-1]
-
     def _described(self, source: str | None, before: datetime | None) -> list[str]:
         if source is None and before is None:
             return []
