@@ -1,21 +1,26 @@
-"""Seeded vectors to index: clustered ones, and real embeddings repeated with noise."""
+"""Seeded vectors to index, in batches: clustered ones, and real embeddings repeated with noise."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+Vectors = NDArray[np.float32]
+"""(n, d) float32 of unit norm."""
+
+BATCH = 50_000
 CLUSTERS = 1000
 FAMILIES = 20
 INTRINSIC = 16
 
 
-def clustered(count: int, dimension: int, seed: int) -> NDArray[np.float32]:
-    """(count, dimension) float32 of unit norm in 1,000 clusters of very unequal size.
+def clustered(count: int, dimension: int, seed: int) -> Iterator[Vectors]:
+    """`count` vectors in 1,000 clusters of very unequal size.
 
     Each cluster varies along 16 directions that it shares with its family, and by noise, as the
     embeddings of images of one kind do. The clusters are always the same; `seed` draws from them.
@@ -24,30 +29,35 @@ def clustered(count: int, dimension: int, seed: int) -> NDArray[np.float32]:
     centres = fixed.standard_normal((CLUSTERS, dimension), dtype=np.float32)
     directions = fixed.standard_normal((FAMILIES, INTRINSIC, dimension), dtype=np.float32)
     sizes = fixed.pareto(1.5, CLUSTERS) + 0.2
-    vectors = np.empty((count, dimension), dtype=np.float32)
-    for start in range(0, count, 50_000):
-        part = vectors[start : start + 50_000]
-        cluster = random.choice(CLUSTERS, len(part), p=sizes / sizes.sum())
-        part[:] = 0.3 * random.standard_normal(part.shape, dtype=np.float32) + centres[cluster]
-        along = random.standard_normal((len(part), INTRINSIC), dtype=np.float32) / 4
+    for start in range(0, count, BATCH):
+        cluster = random.choice(CLUSTERS, min(BATCH, count - start), p=sizes / sizes.sum())
+        vectors = 0.3 * random.standard_normal((len(cluster), dimension), dtype=np.float32)
+        vectors += centres[cluster]
+        along = random.standard_normal((len(cluster), INTRINSIC), dtype=np.float32) / 4
         for family in range(FAMILIES):
             members = cluster % FAMILIES == family
-            part[members] += along[members] @ directions[family]
-        part /= np.linalg.norm(part, axis=1, keepdims=True)
-    return vectors
+            vectors[members] += along[members] @ directions[family]
+        yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def repeated_photographs(count: int, seed: int) -> NDArray[np.float32]:
-    """The high-level embeddings of the ELPV photographs, repeated with noise: (count, 320)."""
+def photographs(count: int, dimension: int, seed: int) -> Iterator[Vectors]:
+    """High-level embeddings of the ELPV photographs, of 320 dimensions, repeated with noise."""
     real, random = _photographs(), np.random.default_rng([3, seed])
-    vectors = real[random.integers(len(real), size=count)]
-    noise = random.standard_normal(vectors.shape, dtype=np.float32)
-    vectors += 0.2 * noise / np.sqrt(vectors.shape[1])
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    for start in range(0, count, BATCH):
+        vectors = real[random.integers(len(real), size=min(BATCH, count - start))]
+        noise = random.standard_normal(vectors.shape, dtype=np.float32)
+        vectors += 0.2 * noise / np.sqrt(dimension)
+        yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+SOURCES: dict[str, Callable[[int, int, int], Iterator[Vectors]]] = {
+    "clustered": clustered,
+    "photographs": photographs,
+}
 
 
 @cache
-def _photographs() -> NDArray[np.float32]:
+def _photographs() -> Vectors:
     import elpv_dataset
 
     from encoders import images, registry

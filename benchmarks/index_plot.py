@@ -8,13 +8,24 @@ from typing import Any
 PANELS = {
     "build, s": {"compact_s": "train, merge and measure", "write_s": "write segments"},
     "one query, ms": {
-        "ours_ms": "longtail",
-        "faiss_ms": "FAISS, same index",
-        "lancedb_ms": "LanceDB",
-        "hnswlib_ms": "hnswlib",
+        "workspace_ms": "Workspace.query",
+        "query_ms": "the index alone",
+        "faiss_query_ms": "FAISS, same index",
+        "lancedb_query_ms": "LanceDB",
+        "hnswlib_query_ms": "hnswlib",
+    },
+    "neighbours of all, s": {
+        "score_s": "longtail",
+        "faiss_score_s": "FAISS, same index",
+        "brute_force_score_s": "scikit-learn, brute force",
+        "pyod_score_s": "PyOD KNN",
     },
     "adding 10,000, s": {"add_10k_s": "longtail"},
-    "opened, MB resident": {"open_mb": "longtail", "files_mb": "files on disk"},
+    "memory and disk, MB": {
+        "open_mb": "opened for a query",
+        "build_peak_mb": "building, peak",
+        "files_mb": "files",
+    },
 }
 
 
@@ -26,10 +37,10 @@ def plot(entries: list[dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot
 
     shown = [e for e in entries if (e["data"], e["dimension"]) == ("clustered", 320)]
-    figure, panels = pyplot.subplots(1, len(PANELS), figsize=(16, 4), layout="constrained")
+    figure, panels = pyplot.subplots(1, len(PANELS), figsize=(20, 4), layout="constrained")
     for panel, (title, lines) in zip(panels, PANELS.items(), strict=True):
         for field, label in lines.items():
-            points = [(entry["vectors"], entry[field]) for entry in shown if field in entry]
+            points = [(entry["vectors"], entry[field]) for entry in shown if entry.get(field)]
             panel.plot(*zip(*points, strict=True), "o-", label=label)
         panel.set(title=title, xlabel="vectors", xscale="log", yscale="log")
         panel.grid(alpha=0.3)

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from benchmarks.index_data import Vectors
+from index.search import Snapshot
 
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes, wall clock."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+Answer = Callable[[Vectors], list[int]]
+"""Rows of the 10 nearest vectors to a query (1, d)."""
 
 
-def median_ms(answer: Callable[[Vectors], object], queries: Vectors) -> float:
-    """Median milliseconds of one query at a time, after one to warm up."""
-    answer(queries[:1])
-    taken = [seconds(lambda row=row: answer(queries[row : row + 1])) for row in range(len(queries))]
-    return float(np.median(taken)) * 1e3
+def bare_faiss(snapshot: Snapshot, root: Path) -> Any:
+    """FAISS alone on an index of the same type and effort as `snapshot`, read into memory."""
+    (segment, *rest) = snapshot.segments
+    suffix = "vectors" if segment.kind == "Flat" else "cells"
+    index = faiss.read_index(os.fspath(root / f"{segment.name}.{suffix}.faiss"))
+    for other in rest:
+        part = faiss.read_index(os.fspath(root / f"{other.name}.{suffix}.faiss"))
+        index.merge_from(part, index.ntotal)
+    if segment.kind != "Flat":
+        index.nprobe = snapshot.choice.effort.probes
+    return index
 
 
 def brute_force_scores(vectors: Vectors, scored: Vectors) -> Vectors:
-    """scikit-learn's exact neighbours, weighted as FiftyOne's uniqueness weighs the nearest 3."""
+    """scikit-learn's exact neighbours, weighted as FiftyOne weighs the nearest 3: uniqueness.
+
+    Its source: voxel51/fiftyone-brain, fiftyone/brain/internal/core/uniqueness.py,
+    `_compute_uniqueness`: the mean of distances times 0.6, 0.3 and 0.1, over the largest.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     distances, _ = NearestNeighbors(algorithm="brute").fit(vectors).kneighbors(scored, 4)
-    scores = distances[:, 1:] @ np.array([0.6, 0.3, 0.1])
+    scores = np.mean(distances[:, 1:] * np.array([0.6, 0.3, 0.1]), axis=1)
     return np.asarray(scores / scores.max(), dtype=np.float32)
 
 
@@ -42,7 +50,7 @@ def pyod_scores(vectors: Vectors) -> Vectors:
     return np.asarray(KNN(n_neighbors=5, method="mean", n_jobs=-1).fit(vectors).decision_scores_)
 
 
-def lancedb_table(folder: Path, vectors: Vectors) -> Callable[[Vectors], list[int]]:
+def lancedb_index(vectors: Vectors, folder: Path) -> Answer:
     """A LanceDB table with its IVF-PQ index, 20 probes and a refine factor of 10."""
     import lancedb
     import pyarrow as pa
@@ -61,7 +69,7 @@ def lancedb_table(folder: Path, vectors: Vectors) -> Callable[[Vectors], list[in
     return answer
 
 
-def hnsw(vectors: Vectors) -> Callable[[Vectors], list[int]]:
+def hnswlib_index(vectors: Vectors, folder: Path) -> Answer:
     """hnswlib with M = 16, 200 candidates while building and 100 while searching."""
     import hnswlib
 
@@ -70,3 +78,9 @@ def hnsw(vectors: Vectors) -> Callable[[Vectors], list[int]]:
     index.add_items(vectors)
     index.set_ef(100)
     return lambda query: [int(row) for row in index.knn_query(query, 10)[0][0]]
+
+
+MAKERS: dict[str, Callable[[Vectors, Path], Answer]] = {
+    "lancedb": lancedb_index,
+    "hnswlib": hnswlib_index,
+}
