@@ -252,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", action="store_true", help="only the plot")
     parser.add_argument("--scratch", type=Path, help="folder for the indexes")
     given = parser.parse_args(arguments)
+    if given.scratch:
+        given.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
         if given.quick:
             print(json.dumps(quick(Path(folder))))
