@@ -40,7 +40,9 @@ from index.store import IndexStore
 from longtail import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
-QUERIES = 200
+QUERIES = 1000
+"""Enough that most touch pages that an earlier one has mapped, as in a process that serves many."""
+
 BRUTE = 5_000
 """How many vectors brute force is timed with; its time for each is the same."""
 

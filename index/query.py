@@ -70,6 +70,8 @@ def _nearest_to_any(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     found, told = searched.search(positives, k, only=only, exact=exact)
     rows, distances = found[found >= 0], told[found >= 0]
+    if len(positives) == 1:
+        return rows, distances
     order = np.argsort(distances, kind="stable")
     _, firsts = np.unique(rows[order], return_index=True)
     order = order[np.sort(firsts)][:k]

@@ -72,6 +72,8 @@ class SampleIds(Sequence[str]):
 
     def digests(self, rows: NDArray[np.int64]) -> NDArray[np.bytes_]:
         """As `take`, undecoded: (m,) of `ID_DTYPE`."""
+        if len(self._parts) == 1:
+            return self._parts[0][rows]
         segment = np.searchsorted(self._starts, rows, side="right") - 1
         digests = np.empty(len(rows), dtype=ID_DTYPE)
         for number in np.unique(segment):

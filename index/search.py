@@ -50,6 +50,8 @@ class Snapshot:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) float32 of `rows` (m,)."""
+        if len(self.parts) == 1:
+            return self.parts[0].read(rows)
         vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         segment_of = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(segment_of):

@@ -73,8 +73,7 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
     groups = notes.read(catalog.run(run_id)).groups
     edge_cases = [id_ for id_, given in log.latest().items() if given.label == "edge_case"]
     normal = pool.filter(pool["rank"].is_null())["sample_id"].to_pylist()
-    store = IndexStore(catalog.index(row["encoder"]))
-    opened = open_index(store, catalog.samples, row["encoder"])
+    opened = open_index(IndexStore(catalog.index(row["encoder"])), catalog.samples, row["encoder"])
     quality, usual = _quality(catalog, row)
     return Explanation(
         **{name: row[name] for name in ("sample_id", "uri", "source", "run_id")},
