@@ -1,8 +1,6 @@
-"""Flags as a mining run published them, less what was forgotten since."""
+"""Flags as a mining run published them."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pyarrow.dataset as ds
 
@@ -12,16 +10,9 @@ from schemas.records import Flag, FlagKind
 
 
 def read_flags(catalog: Catalog, run_id: str, kind: FlagKind | None = None) -> list[Flag]:
-    """The flags of a run, best first; none of them names a forgotten sample."""
+    """The flags of a run, best first."""
     where = (ds.field("run_id") == run_id) & ds.field("rank").is_valid()
     if kind is not None:
         where &= ds.field("kind") == kind
     rows = catalog.scores.read(where=where).sort_by("rank").to_pylist()
-    gone = set(catalog.forgotten.read(["sample_id"])["sample_id"].to_pylist())
-    flags = [arrow.flag_from_row(row) for row in rows if row["sample_id"] not in gone]
-    if not gone:
-        return flags
-    return [
-        replace(flag, nearest=tuple(near for near in flag.nearest if near.sample_id not in gone))
-        for flag in flags
-    ]
+    return [arrow.flag_from_row(row) for row in rows]

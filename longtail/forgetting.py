@@ -1,26 +1,32 @@
-"""Deleting samples on request, from everywhere that a reader looks."""
+"""Deleting samples on request: at once where a reader looks, then from the disk.
+
+What stays is the sample's id, in the list of what is refused and in the logs of runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
+from index.factory import Policy
 from index.store import IndexStore
 from longtail import runs
+from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.catalog import Catalog
+from schemas.tables import Table
 
 
-def forget(catalog: Catalog, sample_ids: Sequence[str]) -> None:
-    """Remove samples from tables, datasets, indexes and reports, and refuse their content later.
+def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) -> None:
+    """Remove samples from tables, datasets, indexes, reports and verdicts; refuse their content.
 
-    Safe to repeat after a crash. Older versions of tables keep their files until a vacuum, the
-    index until a compaction and a sweep. Verdicts stay: they hold ids alone.
+    Safe to repeat after a crash. Older versions of tables keep their files, and segments of the
+    index their vectors, until `vacuum`.
     """
-    from pipelines.curate import dataset
-
     known = set(catalog.forgotten.read(["sample_id"])["sample_id"].to_pylist())
     new = [sample_id for sample_id in sample_ids if sample_id not in known]
     if new:
@@ -29,17 +35,60 @@ def forget(catalog: Catalog, sample_ids: Sequence[str]) -> None:
         rows = pa.table([pa.array(new, pa.string()), now], schema=arrow.FORGOTTEN)
         staged = catalog.forgotten.stage(rows)
         catalog.forgotten.commit([staged], transaction=f"forget-{staged.path}")
-    names = [path.name for path in catalog.datasets.glob("*")]
-    tables = [catalog.uris, catalog.scores, *(dataset(catalog, name) for name in names)]
-    for table in (*tables, catalog.samples):  # samples last: a repeat finds by them what is left
-        table.delete("sample_id", sample_ids)
     for folder in catalog.indexes():
         IndexStore(folder).forget(sample_ids)
     for report in catalog.runs.glob(f"*/{runs.REPORT}"):
         report.unlink()  # with thumbnails inside; the newest is written anew when asked for
+    verdicts.erase(sample_ids)
+    _take_from_neighbours(catalog.scores, set(sample_ids))
+    for table in (catalog.uris, catalog.scores, *_datasets(catalog)):
+        table.delete("sample_id", sample_ids)
+    catalog.samples.delete("sample_id", sample_ids)  # last: a repeat finds by them what is left
 
 
 def remember(catalog: Catalog, sample_ids: Sequence[str]) -> None:
     """Accept these contents again, from the next ingest on."""
     catalog.forgotten.delete("sample_id", sample_ids)
     catalog.rejects.delete("reason", ["forgotten"])  # so that their inputs are read again
+
+
+def vacuum(catalog: Catalog, policy: Policy) -> int:
+    """Remove from the disk what no newest version of a table or index names; returns the bytes.
+
+    For the holder of the workspace, as a job may be about to commit what it staged. Open indexes
+    keep their files while they are open, and `Table` says what readers of tables see.
+    """
+    before = _bytes(catalog.root)
+    own = (catalog.samples, catalog.uris, catalog.scores, catalog.rejects, catalog.forgotten)
+    for table in (*own, *_datasets(catalog)):
+        table.vacuum(kept_hours=0)
+    for folder in catalog.indexes():
+        store = IndexStore(folder, policy)
+        store.compact(forgotten=True)
+        store.sweep(grace_s=0)
+    return before - _bytes(catalog.root)
+
+
+def _take_from_neighbours(scores: Table, gone: Collection[str]) -> None:
+    """Flags name their nearest normal samples, with URIs."""
+
+    def without(rows: pa.Table) -> pa.Table:
+        nearest = [
+            near and [one for one in near if one["sample_id"] not in gone]
+            for near in rows["nearest"].to_pylist()
+        ]
+        at = rows.schema.get_field_index("nearest")
+        field = rows.schema.field(at)
+        return rows.set_column(at, field, pa.array(nearest, field.type))
+
+    scores.rewrite(without, where=ds.field("rank").is_valid())
+
+
+def _datasets(catalog: Catalog) -> list[Table]:
+    from pipelines.curate import dataset
+
+    return [dataset(catalog, path.name) for path in sorted(catalog.datasets.glob("*"))]
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

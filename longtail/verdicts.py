@@ -2,7 +2,7 @@
 
 SQLite (`reviews.db` of a workspace) or, for a team, any database that SQLAlchemy reaches. The log's
 order is that of appending, not of the reviewers' clocks: the last verdict appended for a sample is
-the one that counts.
+the one that counts. Forgetting a sample erases what was said of it.
 """
 
 from __future__ import annotations
@@ -118,6 +118,16 @@ class VerdictLog:
                 some = ids[start : start + _IDS_PER_QUERY]
                 found |= _by_id(connection.execute(_latest(some)))
             return found
+
+    def erase(self, sample_ids: Collection[str]) -> None:
+        """Remove all that was said of these samples; SQLite overwrites it in its file."""
+        ids = list(sample_ids)
+        with self._transaction() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            for start in range(0, len(ids), _IDS_PER_QUERY):
+                some = ids[start : start + _IDS_PER_QUERY]
+                connection.execute(sa.delete(_verdicts).where(_verdicts.c.sample_id.in_(some)))
 
     def history(self, sample_id: str) -> list[Verdict]:
         """Every verdict on one sample, oldest first."""

@@ -215,12 +215,12 @@ class Workspace:
         before: datetime | None = None,
         undo: bool = False,
     ) -> list[str]:
-        """Delete samples from tables, datasets, index and reports; returns their ids.
+        """Delete samples from tables, datasets, index, reports and verdicts; returns their ids.
 
         Those named by `sample_ids` (ids or unique prefixes), and those that all of `source` and
         `before` (captured, or ingested where that is unknown) describe. Their content is refused
-        later, unless `undo`, which takes whole ids, has it accepted again. Raises NotFoundError,
-        WorkspaceBusyError.
+        later, unless `undo`, which takes whole ids, has it accepted again. `vacuum` takes their
+        bytes off the disk. Raises NotFoundError, WorkspaceBusyError.
         """
         from longtail import forgetting
 
@@ -231,9 +231,21 @@ class Workspace:
             else:
                 gone = [self.resolve(prefix) for prefix in sample_ids]
                 gone += self._described(source, before)
-                forgetting.forget(self.catalog, gone)
+                forgetting.forget(self.catalog, self.verdicts, gone)
             run.finish()
         return gone
+
+    def vacuum(self) -> int:
+        """Remove from the disk what was deleted or replaced; returns how many bytes were freed.
+
+        Older versions of tables and datasets that held any of it cannot be read afterwards.
+        """
+        from longtail import forgetting
+
+        with runs.start(self.catalog, command="vacuum") as run:
+            freed = forgetting.vacuum(self.catalog, self.jobs.index_store.policy)
+            run.finish()
+        return freed
 
     def compact_index(self) -> dict[str, Any]:
         """Merge the index's segments, without the forgotten, and train it anew where that suits."""

@@ -10,35 +10,29 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import (
-    ColumnProperties,
-    CommitProperties,
-    DeltaTable,
-    Schema,
-    Transaction,
-    WriterProperties,
-)
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from schemas.errors import NotFoundError
 
 # A dataset made from the bounds of some columns drops rows with nulls.
 _NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
-# Delta rewrites strings as views, whose statistics Arrow cannot compare.
-_PLAIN = WriterProperties(
-    compression="ZSTD", default_column_properties=ColumnProperties(statistics_enabled="NONE")
-)
 _ORPHANS_KEPT_HOURS = 7 * 24
+_ROWS_PER_GROUP = 4096
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +110,7 @@ class Table:
         table = self._open()
         return None if table is None else int(table.version())
 
-    def stage(self, rows: pa.Table, *, rows_per_group: int = 4096) -> DataFile:
+    def stage(self, rows: pa.Table, *, rows_per_group: int = _ROWS_PER_GROUP) -> DataFile:
         """Write `rows` (all of one partition) as a Parquet file that no reader sees yet."""
         growing = GrowingFile(self)
         for group in range(0, max(rows.num_rows, 1), rows_per_group):
@@ -126,11 +120,12 @@ class Table:
     def files(self, partition: str | None = None, version: int | None = None) -> list[DataFile]:
         """The committed files, of one partition and of an older version where they are given.
 
-        Raises NotFoundError when `version` does not exist.
+        Raises NotFoundError when `version` does not exist, or not wholly: a vacuum took what was
+        deleted since.
         """
         table = self._open()
+        newest = -1 if table is None else table.version()
         if version is not None:
-            newest = -1 if table is None else table.version()
             if not 0 <= version <= newest:
                 there = f"versions are 0 to {newest}" if table else "it is empty"
                 raise NotFoundError(f"{self.root.name} has no version {version}; {there}")
@@ -147,6 +142,11 @@ class Table:
             )
             for action in actions
         ]
+        if version not in (None, newest) and not all((self.root / f.path).exists() for f in files):
+            raise NotFoundError(
+                f"version {version} of {self.root.name} held what was deleted since, and a vacuum "
+                f"removed it; the newest is {newest}"
+            )
         return [file for file in files if partition is None or file.partition == partition]
 
     def stream(
@@ -159,7 +159,8 @@ class Table:
         def batches() -> Iterator[pa.RecordBatch]:
             stored = [name for name in names if name != self.partition_by]
             for file in files:
-                for batch in pq.ParquetFile(self.root / file.path).iter_batches(columns=stored):
+                parquet = pq.ParquetFile(self.root / file.path)
+                for batch in parquet.iter_batches(_ROWS_PER_GROUP, columns=stored):
                     table = pa.Table.from_batches([batch])
                     if self.partition_by in names:
                         values = pa.repeat(pa.scalar(file.partition), batch.num_rows)
@@ -181,18 +182,7 @@ class Table:
         table = self._open()
         if table is not None and self.committed(transaction):
             return int(table.version())
-        now = int(time.time() * 1000)
-        actions = [
-            AddAction(
-                path=file.path,
-                size=file.bytes,
-                partition_values={self.partition_by: file.partition} if self.partition_by else {},
-                modification_time=now,
-                data_change=True,
-                stats=json.dumps({"numRecords": file.rows}),
-            )
-            for file in files
-        ]
+        actions = [self._added(file) for file in files]
         properties = CommitProperties(app_transactions=[Transaction(transaction, 1)])
         schema = Schema.from_arrow(self.schema)
         partition_by = [self.partition_by] if self.partition_by else []
@@ -227,7 +217,7 @@ class Table:
 
         Raises NotFoundError when `version` does not exist.
         """
-        return self._dataset(version).to_table(_names(columns), filter=where)
+        return self._ask(lambda dataset: dataset.to_table(_names(columns), filter=where), version)
 
     def batches(
         self,
@@ -237,7 +227,7 @@ class Table:
         rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         """Like `read`, but streamed: at most a few batches are held at a time."""
-        scanner = self._dataset(version).scanner(
+        scanner = self._dataset(self.files(version=version)).scanner(
             columns=_names(columns),
             filter=where,
             batch_size=rows,
@@ -248,23 +238,82 @@ class Table:
 
     def count(self, where: ds.Expression | None = None) -> int:
         """How many rows match."""
-        return int(self._dataset(None).count_rows(filter=where))
+        return int(self._ask(lambda dataset: dataset.count_rows(filter=where)))
 
     def delete(self, column: str, values: Sequence[str]) -> None:
         """Remove the rows whose string `column` is one of `values`, in a version of its own.
 
         Older versions keep them until a vacuum.
         """
-        table = self._open()
-        if table is not None and values:
-            quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-            table.delete(f"{column} IN ({quoted})", writer_properties=_PLAIN)
+        wanted = pa.array(values, pa.string())
+        self.rewrite(
+            lambda rows: rows.filter(pc.invert(pc.is_in(rows[column], value_set=wanted))),
+            where=ds.field(column).isin(wanted),
+        )
 
-    def vacuum(self) -> None:
-        """Remove files that no commit names and that are older than a week."""
+    def rewrite(self, edit: Callable[[pa.Table], pa.Table], *, where: ds.Expression) -> None:
+        """Put what `edit` makes of their rows in place of the files that hold a match of `where`.
+
+        edit: gets some thousands of rows with all columns; gives them changed, or fewer. In one
+        commit, which names no value. Older versions keep the files until a vacuum.
+        """
         table = self._open()
-        if table is not None:
-            table.vacuum(retention_hours=_ORPHANS_KEPT_HOURS, dry_run=False, full=True)
+        actions: list[AddAction | RemoveAction] = []
+        now = int(time.time() * 1000)
+        for file in self.files():
+            if not self._dataset([file]).count_rows(filter=where):
+                continue
+            actions.append(
+                RemoveAction(
+                    file.path, True, now, size=file.bytes, partition_values=self._partition(file)
+                )
+            )
+            growing = GrowingFile(self)
+            for batch in self.stream([file]):
+                if (rows := edit(pa.Table.from_batches([batch]))).num_rows:
+                    growing.write(rows)
+            if growing.bytes:
+                actions.append(self._added(growing.close()))
+        if table is not None and actions:
+            table.create_write_transaction(
+                actions,
+                mode="append",
+                schema=Schema.from_arrow(self.schema),
+                partition_by=[self.partition_by] if self.partition_by else [],
+            )
+
+    def vacuum(self, kept_hours: int = _ORPHANS_KEPT_HOURS) -> None:
+        """Remove files that the newest version does not name, and that are older than a week.
+
+        kept_hours: fewer, down to 0, where no other process is about to commit what it staged. A
+        reader of a version that was the newest asks again; one of an older version finds it gone.
+        """
+        table = self._open()
+        if table is None:
+            return
+        sweep = partial(table.vacuum, kept_hours, enforce_retention_duration=False, full=True)
+        if sweep(dry_run=True):  # else it would make a version for nothing
+            sweep(dry_run=False)
+
+    def _added(self, file: DataFile) -> AddAction:
+        return AddAction(
+            path=file.path,
+            size=file.bytes,
+            partition_values=self._partition(file),
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": file.rows}),
+        )
+
+    def _partition(self, file: DataFile) -> dict[str, str | None]:
+        return {self.partition_by: file.partition} if self.partition_by else {}
+
+    def _ask(self, question: Callable[[ds.Dataset], T], version: int | None = None) -> T:
+        """The answer of a version; of the newest again where a vacuum took it meanwhile."""
+        try:
+            return question(self._dataset(self.files(version=version)))
+        except FileNotFoundError:
+            return question(self._dataset(self.files(version=version)))
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:
@@ -272,8 +321,8 @@ class Table:
         except TableNotFoundError:
             return None
 
-    def _dataset(self, version: int | None) -> ds.Dataset:
-        """The files of a version as Arrow reads them by itself.
+    def _dataset(self, files: Sequence[DataFile]) -> ds.Dataset:
+        """Files as Arrow reads them by itself.
 
         Not through Delta's own file system: a scan of it that is left unfinished hangs the
         interpreter at its exit, and its bounds drop rows with nulls.
@@ -283,7 +332,7 @@ class Table:
             by = pa.schema([self.schema.field(self.partition_by)])
             partitioning = ds.partitioning(by, flavor="hive")
         return ds.dataset(
-            [str(self.root / file.path) for file in self.files(version=version)],
+            [str(self.root / file.path) for file in files],
             schema=self.schema,
             format="parquet",
             partitioning=partitioning,

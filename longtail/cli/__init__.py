@@ -34,6 +34,7 @@ for command in (
     jobs.curate,
     jobs.export,
     jobs.forget,
+    jobs.vacuum,
     reading.status,
     setup.encoders,
     setup.doctor,

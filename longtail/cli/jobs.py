@@ -142,7 +142,7 @@ def forget(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete samples everywhere, and refuse them from now on.
+    """Delete samples, and refuse them from now on; 'vacuum' then clears the disk.
 
     Example: longtail forget -w my-workspace 3f2a9c01b7de
     """
@@ -156,7 +156,19 @@ def forget(
     elif undo:
         print(f"{len(gone):,} will be accepted again by the next ingest")
     else:
-        print(f"{len(gone):,} forgotten; 'longtail index compact' takes them out of index files")
+        print(f"{len(gone):,} forgotten; 'longtail vacuum' takes their bytes off the disk")
+
+
+def vacuum(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Remove from the disk what was forgotten, deleted or replaced.
+
+    Example: longtail vacuum -w my-workspace
+    """
+    freed = open_workspace(workspace).vacuum()
+    if as_json:
+        print_json({"freed_bytes": freed})
+    else:
+        print(f"{freed / 1e6:,.1f} MB freed; nothing that was forgotten is left in a file")
 
 
 def mine(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from longtail import Workspace
 from longtail.filters import Filter
@@ -60,6 +68,37 @@ def test_examples_and_counterexamples(workspace: Workspace, some: list[str]) -> 
     assert 0 < len(near) < 90
 
 
+def test_each_level_finds_its_own_neighbours(
+    workspace: Workspace, some: list[str], longtail, tmp_path: Path
+) -> None:
+    stored = workspace.catalog.samples.read(["sample_id", "uri", "embedding_low"]).to_pylist()
+    vectors = {row["sample_id"]: np.array(row["embedding_low"]) for row in stored}
+    distances = {name: np.linalg.norm(vectors[name] - vectors[some[0]]) for name in some}
+
+    low = workspace.query(sample_id=some[0], k=90, level="low")
+
+    assert low["distance"].to_pylist() == pytest.approx(sorted(distances.values()), abs=1e-6)
+    assert low["sample_id"][0].as_py() == some[0]
+    assert low["uri"].to_pylist()[0] in {row["uri"] for row in stored}
+    other = workspace.query(sample_id=some[0], k=90)
+    assert low["sample_id"].to_pylist() != other["sample_id"].to_pylist()
+    far = workspace.query(sample_id=some[0], unlike=[some[1]], k=5, level="mid")
+    assert some[1] not in far["sample_id"].to_pylist()
+
+    moved = Path(shutil.copy(stored[3]["uri"], tmp_path))
+    with Image.open(moved) as image:
+        image.rotate(180).save(moved)  # new content, of the same texture
+    told = longtail("query", "-w", workspace.root, moved, "--level", "low", "-k", 1, "--json")
+    assert told.json[0]["sample_id"] == stored[3]["sample_id"]
+    workspace.forget([some[0]])
+    left = workspace.query(sample_id=some[1], k=90, level="low")["sample_id"].to_pylist()
+    assert sorted(left) == sorted(some[1:])
+    assert (
+        "high, not low"
+        in longtail("query", "-w", workspace.root, "--text", "a crack", "--level", "low").err
+    )
+
+
 def test_forgotten_samples_are_gone_and_refused(
     workspace: Workspace, some: list[str], photographs: Path
 ) -> None:
@@ -89,6 +128,69 @@ def test_forgotten_samples_are_gone_and_refused(
 
     workspace.forget([gone], undo=True)
     assert workspace.ingest([str(photographs)]).ingested == 1
+
+
+def test_a_vacuum_takes_the_forgotten_off_the_disk(
+    workspace: Workspace, some: list[str], longtail, tmp_path: Path
+) -> None:
+    """Looked for in the bytes of every file of the workspace, before and after."""
+    flags, note = workspace.flags(), "a face at the window"
+    called = {flag.sample_id for flag in flags}
+    gone = next(n.sample_id for f in flags for n in f.nearest if n.sample_id not in called)
+    workspace.verdict([gone], "edge_case", note=note)
+    workspace.verdict([some[0]], "edge_case")
+    workspace.curate("cracks")
+    workspace.report()
+    mine = ds.field("sample_id") == gone
+    (row,) = workspace.catalog.samples.read(where=mine).to_pylist()
+    image = Path(row["uri"]).read_bytes()
+    traces = {
+        "thumbnail": row["thumbnail"],
+        "thumbnail in a report": base64.b64encode(row["thumbnail"]),
+        "image": image,
+        "vector": np.asarray(row["embedding_high"], np.float32).tobytes(),
+        "part of a vector": np.asarray(row["embedding_low"][:6], np.float32).tobytes(),
+        "place": row["uri"].encode(),
+        "digest": bytes.fromhex(gone),
+        "note": note.encode(),
+    }
+    assert set(left_of(traces, workspace.root)) == set(traces)
+
+    longtail("forget", "-w", workspace.root, gone)
+    assert "MB freed" in longtail("vacuum", "-w", workspace.root).out
+
+    assert left_of(traces, workspace.root) == []
+    assert files_with(gone, workspace.root) == {"tables/forgotten"}
+    assert len(workspace.flags()) == len(flags)
+    assert workspace.verify_index().ok
+    assert workspace.export("cracks", tmp_path / "out")["samples"] == 1
+    told = longtail("export", "-w", workspace.root, "cracks", tmp_path / "old", "--version", 0)
+    assert told.code == 2
+    assert "a vacuum removed it" in told.err
+
+
+def left_of(traces: dict[str, bytes], root: Path) -> list[str]:
+    """Which of them stand in a file, Parquet's pages unpacked."""
+    contents = [content for _, content in unpacked(root)]
+    return [name for name, trace in traces.items() if any(trace in each for each in contents)]
+
+
+def files_with(sample_id: str, root: Path) -> set[str]:
+    """The folders below `root` with a file that names the sample."""
+    found = (path for path, content in unpacked(root) if sample_id.encode() in content)
+    return {path.relative_to(root).parent.as_posix() for path in found}
+
+
+def unpacked(root: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each file's bytes; of a Parquet file those of its columns, as nothing packs them."""
+    for path in root.rglob("*"):
+        if path.suffix == ".parquet":
+            plain = io.BytesIO()
+            plainly = {"compression": "none", "use_dictionary": False}
+            pq.write_table(pq.ParquetFile(path).read(), plain, **plainly)
+            yield path, plain.getvalue()
+        elif path.is_file():
+            yield path, path.read_bytes()
 
 
 def test_no_flag_names_a_forgotten_sample(workspace: Workspace) -> None:

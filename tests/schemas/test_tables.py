@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,58 @@ def test_vacuum_takes_old_orphans_only(table: Table) -> None:
 
     assert [(table.root / file.path).exists() for file in (kept, young, old)] == [True, True, False]
     assert ids(table.read()) == ["x"]
+
+
+def test_deleting_rewrites_only_the_files_that_hold_it_and_the_log_names_no_value(
+    table: Table,
+) -> None:
+    kept, cut = table.stage(rows("x")), table.stage(rows("y", "secret"))
+    table.commit([kept, cut, table.stage(rows("secret", encoder="b-2"))], transaction="t1")
+
+    table.delete("sample_id", ["secret", "unknown"])
+    table.delete("sample_id", ["secret"])
+
+    assert ids(table.read()) == ["x", "y"]
+    assert kept in table.files()
+    assert [file.rows for file in table.files()] == [1, 1]
+    assert table.version() == 1
+    assert ids(table.read(version=0)) == ["secret", "secret", "x", "y"]
+    assert not any("secret" in log.read_text() for log in table.root.glob("_delta_log/*.json"))
+
+
+def test_a_vacuum_of_everything_old_keeps_the_newest_version_whole(table: Table) -> None:
+    table.commit([table.stage(rows("x", "y"))], transaction="t1")
+    table.delete("sample_id", ["x"])
+
+    table.vacuum(kept_hours=0)
+
+    assert ids(table.read()) == ["y"]
+    assert len(list(table.root.rglob("*.parquet"))) == 1
+    with pytest.raises(NotFoundError, match=r"version 0 of .* a vacuum removed it; the newest is"):
+        table.read(version=0)
+
+
+def test_a_reader_beside_deletions_and_vacuums_sees_one_version_or_the_next(table: Table) -> None:
+    names = [f"{number:02}" for number in range(40)]
+    table.commit([table.stage(rows(*names))], transaction="t1")
+    stop = threading.Event()
+
+    def read() -> int:
+        seen = 0
+        while not stop.is_set():
+            held = ids(table.read())
+            assert held == names[len(names) - len(held) :]
+            assert table.count() <= len(held)
+            seen += 1
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for name in names[:20]:
+            table.delete("sample_id", [name])
+            table.vacuum(kept_hours=0)
+        stop.set()
+        assert reader.result() > 0
 
 
 def test_vectors_survive_the_table(table: Table) -> None:
