@@ -8,7 +8,7 @@ outliers and faults --> groups, reasons, nearest unflagged samples
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 from detectors import reasons
 from detectors.baseline import CROWD, Baseline, Measures, fit_pool
 from detectors.calibration import Promise, p_values_by_source, promise
+from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import Group, find_groups
 from detectors.pool import Pool
@@ -70,7 +71,7 @@ class Policy:
     reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
     distance. level: the one that is scored. fault_threshold: mean robust z over the levels from
     which a sample that is no outlier is a capture fault. nearest: how many unflagged samples to
-    show beside a flag.
+    show beside a flag. apart: samples within this distance of each other count once, 0 for none.
     """
 
     budget: Budget = Budget(share=0.02)
@@ -80,6 +81,7 @@ class Policy:
     level: Level = "high"
     fault_threshold: float = STRANGE_Z
     nearest: int = 3
+    apart: float = 0.0
 
     @property
     def searched(self) -> int:
@@ -109,7 +111,8 @@ class Findings:
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
     fewer; nearest_distances: (f, m), NaN there. group: (f,) index into groups, -1 for none.
     shifts: sources that moved as a whole. notes: what the run must say, one line each.
-    moved: how many outliers owe their place to verdicts.
+    moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
+    that an unflagged near-duplicate is counted with, -1 for none.
     """
 
     score: Floats
@@ -126,6 +129,7 @@ class Findings:
     shifts: list[Shift]
     notes: list[str]
     moved: int
+    duplicate_of: Ints
 
 
 def mine(
@@ -139,6 +143,8 @@ def mine(
     flags. Raises ValueError if an embedding is not finite, UsageError for an unknown detector.
     """
     of_reference = baseline is not None
+    if policy.apart and not of_reference:
+        pool = replace(pool, distances=beyond(pool.distances, policy.apart))
     baseline = baseline or fit_pool(pool, policy.level, policy.neighbours)
     raw = baseline.measure(pool)
     z, shifts = _settle_sources(pool, raw, baseline, of_reference)
@@ -153,31 +159,36 @@ def mine(
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
     candidates = np.flatnonzero(score > 0 if found is None else found)
     count = policy.budget.of(len(pool)) if found is None else len(candidates)
-    outliers, unmoved = (
-        candidates[np.argsort(-worth[candidates], kind="stable")][:count]
+    (outliers, duplicate_of), (unmoved, _) = (
+        _taken(pool, candidates[np.argsort(-worth[candidates], kind="stable")], count, policy)
         for worth in (merit, prior)
     )
+    copies = np.flatnonzero(duplicate_of >= 0)
 
     deviation = np.mean([z[level] for level in LEVELS], axis=0)
-    faults = np.setdiff1d(np.flatnonzero(deviation >= policy.fault_threshold), outliers)
+    faults = np.flatnonzero(deviation >= policy.fault_threshold)
+    faults = np.setdiff1d(faults, np.concatenate([outliers, copies]))
     if not all(z[level].any() for level in LEVELS):
         faults = faults[:0]  # a fault shows at every depth: one level alone cannot tell
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
-    nearest, nearest_distances = nearest_unflagged(pool, flagged, policy)
+    nearest, nearest_distances = nearest_unflagged(pool, flagged, policy, copies)
     closest = nearest_distances[:, 0] if policy.nearest else np.full(len(flagged), np.nan)
     group, groups = find_groups(pool.embeddings[policy.level][flagged], closest)
 
     usual = reasons.UsualRange(pool.sources, pool.quality)
     why = [
         (
-            *reasons.level_reasons(z, row),
-            *reasons.isolation_reasons(raw["isolation"], row, policy.neighbours),
-            *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
-            *confirmed,
-            *usual.reasons(row),
+            (
+                *reasons.level_reasons(z, row),
+                *reasons.isolation_reasons(raw["isolation"], row, policy.neighbours),
+                *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
+                *confirmed,
+                *usual.reasons(row),
+            )
+            or (reasons.score_reason(score, row),)
         )
-        or (reasons.score_reason(score, row),)
+        + reasons.copies_reasons(int((duplicate_of == row).sum()))
         for row, confirmed in zip(
             flagged, _confirmed(pool, flagged, policy, closest, reviews), strict=True
         )
@@ -197,6 +208,7 @@ def mine(
         shifts=shifts,
         notes=[*map(str, shifts), *notes],
         moved=len(np.setdiff1d(outliers, unmoved)),
+        duplicate_of=duplicate_of,
     )
 
 
@@ -239,6 +251,16 @@ def _promised(
     return promised.found, [promised.note]
 
 
+def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[Ints, Ints]:
+    """The first `count` candidates, and the one of them that each sample (n,) is counted with."""
+    duplicate_of = np.full(len(pool), -1, dtype=np.int64)
+    if not policy.apart:
+        return candidates[:count], duplicate_of
+    vectors = pool.embeddings[policy.level]
+    outliers, duplicate_of[candidates] = one_of_each(vectors, candidates, count, policy.apart)
+    return outliers, duplicate_of
+
+
 def _merit(score: Floats, pool: Pool, policy: Policy, reviews: Reviews) -> Floats:
     vectors = pool.embeddings[policy.level]
     return rerank(score, vectors, reviews.vectors, reviews.is_edge_case)
@@ -262,15 +284,18 @@ def _confirmed(
     ]
 
 
-def nearest_unflagged(pool: Pool, flagged: Ints, policy: Policy) -> tuple[Ints, Floats]:
+def nearest_unflagged(
+    pool: Pool, flagged: Ints, policy: Policy, copies: Ints
+) -> tuple[Ints, Floats]:
     """The `policy.nearest` closest unflagged samples of each flag, on the scored level.
 
+    copies: rows that are counted with a flag, and so are not shown for normal.
     Exact: a flag's neighbours of the pool are mostly flags themselves where it is one of a
     group. Returns rows (f, m), -1 where there are fewer, and Euclidean distances (f, m).
     """
     rows = np.full((len(flagged), policy.nearest), -1, dtype=np.int64)
     distances = np.full(rows.shape, np.nan)
-    normal = np.setdiff1d(np.arange(len(pool)), flagged)
+    normal = np.setdiff1d(np.arange(len(pool)), np.concatenate([flagged, copies]))
     m = min(policy.nearest, len(normal))
     if m == 0:
         return rows, distances

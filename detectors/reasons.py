@@ -88,6 +88,13 @@ def confirmed_reasons(sample_id: str, distance: float) -> tuple[str, ...]:
     )
 
 
+def copies_reasons(copies: int) -> tuple[str, ...]:
+    """Says how many near-duplicates are counted with a flag; none for none."""
+    if not copies:
+        return ()
+    return (f"stands for {copies:,} near-duplicate{'s' if copies > 1 else ''} too",)
+
+
 class UsualRange:
     """Where each sample's quality lies among the samples of its source.
 

@@ -40,7 +40,7 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
     for report in catalog.runs.glob(f"*/{runs.REPORT}"):
         report.unlink()  # with thumbnails inside; the newest is written anew when asked for
     verdicts.erase(sample_ids)
-    _take_from_neighbours(catalog.scores, set(sample_ids))
+    _unname(catalog.scores, set(sample_ids))
     for table in (catalog.uris, catalog.scores, *_datasets(catalog)):
         table.delete("sample_id", sample_ids)
     catalog.samples.delete("sample_id", sample_ids)  # last: a repeat finds by them what is left
@@ -69,17 +69,20 @@ def vacuum(catalog: Catalog, policy: Policy) -> int:
     return before - _bytes(catalog.root)
 
 
-def _take_from_neighbours(scores: Table, gone: Collection[str]) -> None:
-    """Flags name their nearest normal samples, with URIs."""
+def _unname(scores: Table, gone: Collection[str]) -> None:
+    """Take samples out of other samples' rows: flags name the nearest normal ones, with URIs."""
 
     def without(rows: pa.Table) -> pa.Table:
         nearest = [
             near and [one for one in near if one["sample_id"] not in gone]
             for near in rows["nearest"].to_pylist()
         ]
-        at = rows.schema.get_field_index("nearest")
-        field = rows.schema.field(at)
-        return rows.set_column(at, field, pa.array(nearest, field.type))
+        twins = [None if one in gone else one for one in rows["duplicate_of"].to_pylist()]
+        for name, values in (("nearest", nearest), ("duplicate_of", twins)):
+            at = rows.schema.get_field_index(name)
+            field = rows.schema.field(at)
+            rows = rows.set_column(at, field, pa.array(values, field.type))
+        return rows
 
     scores.rewrite(without, where=ds.field("rank").is_valid())
 

@@ -163,6 +163,7 @@ class Jobs:
             detector=mining.detector,
             neighbours=mining.neighbours,
             fault_threshold=mining.fault_threshold,
+            apart=mining.apart,
         )
         options = mine.MineOptions(run.run_id, self.catalog, encoder_id, policy)
         runs.write_json(run.folder / runs.MINE, mined)

@@ -81,6 +81,9 @@ class Mining(_Section):
     neighbours: int = Field(
         5, ge=1, le=1000, description="nearest neighbours in the distance score"
     )
+    apart: float = Field(
+        0, ge=0, lt=2, description="samples within this distance of each other count once; 0: all"
+    )
     fault_threshold: float = Field(
         3.5, gt=0, description="capture fault: mean robust z over the three levels above this"
     )

@@ -192,6 +192,10 @@ def scores_table(
                 of_flags([list(why) for why in findings.reasons]), pa.list_(pa.string())
             ),
             "nearest": pa.array(of_flags(nearest), pa.list_(arrow.NEIGHBOUR)),
+            "duplicate_of": pa.array(
+                [pool.sample_ids[row] if row >= 0 else None for row in findings.duplicate_of],
+                pa.string(),
+            ),
         },
         schema=arrow.SCORES,
     )

@@ -107,9 +107,13 @@ SCORES = pa.schema(
         pa.field("group", pa.int64()),
         pa.field("reasons", pa.list_(pa.string())),
         pa.field("nearest", pa.list_(NEIGHBOUR)),
+        pa.field("duplicate_of", pa.string()),
     ]
 )
-"""One row per sample and mining run, partitioned by run; kind and rank are null without a flag."""
+"""One row per sample and mining run, partitioned by run; kind and rank are null without a flag.
+
+duplicate_of: the flagged sample that an unflagged near-duplicate is counted with.
+"""
 
 
 def embedding_column(level: Level) -> str:

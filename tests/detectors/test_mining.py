@@ -157,3 +157,36 @@ def test_a_budget_is_a_count_or_a_share():
 def test_another_budget_is_an_error_that_shows_it(text):
     with pytest.raises(UsageError, match=f"budget '{text}'"):
         Budget.parse(text)
+
+
+def test_near_duplicates_count_once_and_do_not_hide_each_other(levels, rng):
+    """Thirty frames of one odd scene: with copies as neighbours none of them stands out."""
+    low, mid, high = levels
+    video = np.arange(30)
+    scene = unit(rng.normal(size=(1, 24)))
+    high = high.copy()
+    high[video] = unit(scene + 0.002 * rng.normal(size=(30, 24)))
+    pool, budget = pool_of(low, mid, high), Budget(count=10)
+
+    each = mine(pool, Policy(budget, detector="knn"))
+    once = mine(pool, Policy(budget, detector="knn", apart=0.05))
+
+    assert not set(each.flagged) & set(video)
+    assert (each.duplicate_of == -1).all()
+    (first,) = set(once.flagged) & set(video)
+    assert once.flagged[0] == first
+    assert len(once.flagged) == 10
+    assert "stands for 29 near-duplicates too" in once.reasons[0]
+    assert set(np.flatnonzero(once.duplicate_of == first)) == set(video) - {first}
+    assert (once.duplicate_of >= 0).sum() == 29
+    assert not set(once.nearest.ravel()) & set(video)
+
+
+def test_a_copy_of_an_outlier_is_no_capture_fault(levels):
+    """Both deviate at all levels; the copy is not a flag of its own kind."""
+    moved = [displaced(X, [3, 4], 2, by=5.0) for X in levels]
+    for X in moved:
+        X[4] = X[3]
+    policy = Policy(Budget(count=5), apart=0.01)
+    assert len({3, 4} & set(mine(pool_of(*moved), policy).flagged)) == 1
+    assert {3, 4} <= set(mine(pool_of(*moved), Policy(Budget(count=1))).flagged)

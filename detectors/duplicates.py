@@ -1,0 +1,54 @@
+"""Near-duplicates counted once: a video of one scene is one thing to look at, not thirty."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.scores import Ints
+
+BLOCK = 1024
+"""Samples compared with all representatives at a time."""
+
+
+def beyond(distances: NDArray[np.float32], apart: float) -> NDArray[np.float32]:
+    """Distances (n, k), nearest first, without those to near-duplicates; NaN fills the rest.
+
+    Copies of an oddity are each other's neighbours, and would hide it.
+    """
+    near = (distances <= apart).sum(axis=1)
+    columns = np.arange(distances.shape[1]) + near[:, None]
+    shifted = np.take_along_axis(
+        distances, np.minimum(columns, distances.shape[1] - 1), axis=1
+    ).astype(np.float32)
+    shifted[columns >= distances.shape[1]] = np.nan
+    return shifted
+
+
+def one_of_each(
+    vectors: NDArray[np.floating], candidates: Ints, count: int, apart: float
+) -> tuple[Ints, Ints]:
+    """The first `count` candidates of which no two lie within `apart` of each other.
+
+    vectors: (n, d) of unit norm. candidates: rows, the best first. Returns these representatives
+    (m,), m <= count, and of every candidate (c,) the representative within `apart` that is
+    nearest to it, -1 for none and for a representative.
+    """
+    cosine = 1 - apart**2 / 2
+    chosen = np.empty((min(count, len(candidates)), vectors.shape[1]), dtype=np.float32)
+    taken: list[int] = []
+    for row in candidates:
+        if len(taken) == len(chosen):
+            break
+        if not (chosen[: len(taken)] @ vectors[row] >= cosine).any():
+            chosen[len(taken)] = vectors[row]
+            taken.append(int(row))
+    rows = np.array(taken, dtype=np.int64)
+    stands_for = np.full(len(candidates), -1, dtype=np.int64)
+    for start in range(0, len(candidates) if taken else 0, BLOCK):
+        block = slice(start, start + BLOCK)
+        alike = vectors[candidates[block]] @ chosen[: len(rows)].T
+        near = alike.max(axis=1) >= cosine
+        stands_for[block][near] = rows[alike.argmax(axis=1)[near]]
+    stands_for[np.isin(candidates, rows)] = -1
+    return rows, stands_for
