@@ -21,7 +21,9 @@ from detectors.scores import (
     Floats,
     Gaussian,
     Scale,
+    as_matrix,
     combined,
+    fit_directions,
     fit_left_out,
     fit_scale,
     fit_trimmed,
@@ -31,7 +33,11 @@ from schemas.errors import CorruptionError
 from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
-"""(n,) per name: the three levels, "isolation" and "crowd"."""
+"""(n,) per name: the three levels, "isolation", and those of `GROUPS`."""
+
+GROUPS = ("crowd", "direction", "centre")
+"""What tells a group of alike oddities: the mean distance to a crowd of neighbours, the distance
+to a Gaussian of directions, the plain distance to its centre. All 0 against a reference."""
 
 CROWD = 100
 """At most so many neighbours tell a group of oddities; a tenth of a smaller pool."""
@@ -100,7 +106,7 @@ class Baseline:
     sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every one held
     against the others; its scores calibrate p-values and its spread tells a shift. level: the
     one that is scored. neighbours: k of the isolation. crowd: how many neighbours are one,
-    0 where none is asked.
+    0 where none is asked. directions: of the scored level, None where no group can hide.
     about: what it was fitted on, for people and for checks (name, encoder, index snapshot).
     """
 
@@ -109,20 +115,21 @@ class Baseline:
     level: Level
     neighbours: int
     crowd: int
+    directions: Gaussian | None
     sources: Sequence[str]
     z: Measures
     about: Mapping[str, str | int]
 
     def measure(self, pool: Pool) -> Measures:
         """The distances of a pool's samples, before any scale."""
-        raw = _neighbourhood(pool, self.neighbours, self.crowd)
+        raw = _neighbourhood(pool, self.level, self.neighbours, self.crowd, self.directions)
         for level, gaussian in self.gaussians.items():
             raw[level] = gaussian.distance(pool.embeddings[level])
         return raw
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
-        return combined(z["isolation"], z[self.level], z["crowd"])
+        return combined(z["isolation"], z[self.level], *(z[name] for name in GROUPS))
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""
@@ -137,9 +144,10 @@ class Baseline:
             "of_source": {name: _plain(scale) for name, scale in self.scales.of_source.items()},
         }
         arrays: dict[str, Any] = {f"z.{name}": values for name, values in self.z.items()}
-        for level, gaussian in self.gaussians.items():
-            arrays[f"mean.{level}"] = gaussian.mean
-            arrays[f"factor.{level}"] = gaussian.factor
+        for name, gaussian in (*self.gaussians.items(), ("directions", self.directions)):
+            if gaussian is not None:
+                arrays[f"mean.{name}"] = gaussian.mean
+                arrays[f"factor.{name}"] = gaussian.factor
         with path.open("wb") as file:
             np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
 
@@ -152,10 +160,10 @@ class Baseline:
                 if header["format"] != FORMAT:
                     raise ValueError(f"format {header['format']}, not {FORMAT}")
                 return cls(
-                    gaussians={
-                        level: Gaussian(archive[f"mean.{level}"], archive[f"factor.{level}"])
-                        for level in LEVELS
-                    },
+                    gaussians={level: _gaussian(archive, level) for level in LEVELS},
+                    directions=_gaussian(archive, "directions")
+                    if "mean.directions" in archive
+                    else None,
                     scales=Scales(
                         _scales(header["pooled"]),
                         {name: _scales(plain) for name, plain in header["of_source"].items()},
@@ -164,7 +172,7 @@ class Baseline:
                     neighbours=header["neighbours"],
                     crowd=header["crowd"],
                     sources=header["sources"],
-                    z={name: archive[f"z.{name}"] for name in (*LEVELS, "isolation", "crowd")},
+                    z={name: archive[f"z.{name}"] for name in (*LEVELS, "isolation", *GROUPS)},
                     about=header["about"],
                 )
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -181,44 +189,69 @@ def fit_reference(
 ) -> Baseline:
     """Fit on samples that are known to be normal; each is measured against the others.
 
-    No crowd is asked: a group of oddities cannot hide in a fit that it takes no part in.
+    Nothing is asked of groups: they cannot hide in a fit that they take no part in.
     """
     gaussians, distances = {}, {}
     for each in LEVELS:
         gaussians[each], distances[each] = fit_left_out(reference.embeddings[each])
-    return _baseline(reference, level, neighbours, 0, gaussians, distances, about or {})
+    return _baseline(reference, level, neighbours, gaussians, distances, about or {})
 
 
 def fit_pool(pool: Pool, level: Level = "high", neighbours: int = 5) -> Baseline:
     """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised."""
-    gaussians = {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
-    distances = {each: gaussians[each].distance(pool.embeddings[each]) for each in LEVELS}
+    gaussians, distances = {}, {}
+    for each in LEVELS:
+        gaussians[each], distances[each] = fit_trimmed(pool.embeddings[each])
     crowd = crowd_of(len(pool), neighbours)
-    return _baseline(pool, level, neighbours, crowd, gaussians, distances, {})
+    directions = fit_directions(pool.embeddings[level])
+    return _baseline(pool, level, neighbours, gaussians, distances, {}, crowd, directions)
 
 
 def _baseline(
     samples: Pool,
     level: Level,
     neighbours: int,
-    crowd: int,
     gaussians: Mapping[Level, Gaussian],
     distances: Mapping[Level, Floats],
     about: Mapping[str, str | int],
+    crowd: int = 0,
+    directions: Gaussian | None = None,
 ) -> Baseline:
-    raw = _neighbourhood(samples, neighbours, crowd)
+    raw = _neighbourhood(samples, level, neighbours, crowd, directions)
     for each in LEVELS:
         raw[each] = distances[each]
     scales = fit_scales(raw, samples.sources)
-    z = scales.z(raw, samples.sources)
-    return Baseline(gaussians, scales, level, neighbours, crowd, samples.sources, z, about)
+    return Baseline(
+        gaussians=gaussians,
+        scales=scales,
+        level=level,
+        neighbours=neighbours,
+        crowd=crowd,
+        directions=directions,
+        sources=samples.sources,
+        z=scales.z(raw, samples.sources),
+        about=about,
+    )
 
 
-def _neighbourhood(pool: Pool, neighbours: int, crowd: int) -> dict[str, Floats]:
-    return {
+def _neighbourhood(
+    pool: Pool, level: Level, neighbours: int, crowd: int, directions: Gaussian | None
+) -> dict[str, Floats]:
+    raw = {
         "isolation": knn_distance(pool.distances, neighbours),
         "crowd": knn_distance(pool.distances, crowd),
+        "direction": np.zeros(len(pool)),
+        "centre": np.zeros(len(pool)),
     }
+    if directions is not None:
+        X = as_matrix(pool.embeddings[level])
+        raw["direction"] = directions.distance(X)
+        raw["centre"] = np.linalg.norm(X - directions.mean, axis=1)
+    return raw
+
+
+def _gaussian(archive: Mapping[str, Any], name: str) -> Gaussian:
+    return Gaussian(archive[f"mean.{name}"], archive[f"factor.{name}"])
 
 
 def _plain(scales: Mapping[str, Scale]) -> dict[str, list[float]]:

@@ -22,7 +22,7 @@ from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import Group, find_groups
 from detectors.pool import Pool
-from detectors.registry import COMBINED, DEFAULT, detector
+from detectors.registry import DEFAULT, detector
 from detectors.scores import STRANGE_Z, Floats, Ints, Mask, linear_z, share_below
 from detectors.shift import Shift, find_shifts
 from schemas.errors import UsageError
@@ -150,7 +150,7 @@ def mine(
     z, shifts = _settle_sources(pool, raw, baseline, of_reference)
     score = _score(pool, z, baseline, policy)
     p_value = None
-    if of_reference and policy.detector == COMBINED:
+    if of_reference and policy.detector == DEFAULT:
         calibration = baseline.score(baseline.z)
         p_value = p_values_by_source(score, pool.sources, calibration, baseline.sources)
     found, notes = _promised(p_value, baseline, policy, shifts)
@@ -228,7 +228,7 @@ def _settle_sources(
 
 
 def _score(pool: Pool, z: Measures, baseline: Baseline, policy: Policy) -> Floats:
-    if policy.detector == COMBINED:
+    if policy.detector == DEFAULT:
         return baseline.score(z)
     values = detector(policy.detector)(pool, baseline)
     return linear_z(values)

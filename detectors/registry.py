@@ -1,7 +1,6 @@
 """Detectors by name: each a plain function from a pool to scores, larger for stranger.
 
-larger_rank   the larger of the ranks by knn and by mahalanobis; what a run takes by default
-combined      the combination of `detectors.scores.combined`; the one with p-values
+combined      the combination of `detectors.scores.combined`, with p-values; the default
 knn           mean distance to the nearest neighbours (Angiulli and Pizzuti, 2002)
 mahalanobis   to the trimmed, shrunk bulk (Rousseeuw and Van Driessen, 1999)
 lof           local outlier factor (Breunig et al., 2000)
@@ -18,36 +17,21 @@ import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
 from detectors.baseline import Baseline
 from detectors.pool import Pool
-from detectors.scores import Floats, as_matrix, share_below
+from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError
 from schemas.records import LEVELS
 
 Detector = Callable[[Pool, Baseline], Floats]
 """Scores (n,) of a pool's samples; the baseline holds their fit and names the scored level."""
 
-DEFAULT = "larger_rank"
-COMBINED = "combined"
+DEFAULT = "combined"
 VARIANCE = 0.99
 LOF_NEIGHBOURS = 20
-_TIE = 1e-9
-
-
-def larger_rank(pool: Pool, baseline: Baseline) -> Floats:
-    """Single oddities by their distance to neighbours, groups of alike ones by that to the bulk.
-
-    Two judges that fail differently; a mean of both would dilute either. The larger share of the
-    pool that is less strange, as the normal deviation of that share: 0 is the median. Of equal
-    ones the one whose other share is larger comes first.
-    """
-    shares = [share_below(score(pool, baseline)) for score in (knn, mahalanobis)]
-    larger, smaller = np.maximum(*shares), np.minimum(*shares)
-    return np.asarray(norm.ppf(larger) + _TIE * smaller, dtype=np.float64)
 
 
 def combined(pool: Pool, baseline: Baseline) -> Floats:
@@ -105,8 +89,7 @@ def _z(pool: Pool, baseline: Baseline) -> dict[str, Floats]:
 
 
 DETECTORS: Mapping[str, Detector] = {
-    DEFAULT: larger_rank,
-    COMBINED: combined,
+    DEFAULT: combined,
     "knn": knn,
     "mahalanobis": mahalanobis,
     "lof": lof,

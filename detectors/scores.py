@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 Floats = NDArray[np.float64]
@@ -84,42 +84,56 @@ def fit_gaussian(vectors: ArrayLike, floor: float = 0.0) -> Gaussian:
     return _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
 
 
-def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> Gaussian:
-    """`fit_gaussian`, refitted `rounds` times on the `keep` share of samples nearest to it.
-
-    These are the concentration steps of the minimum covariance determinant (Rousseeuw and Van
-    Driessen, 1999) from the whole sample as the start: a group of alike outliers no longer hides
-    by stretching the covariance towards itself. A group larger than `1 - keep` is taken for a
-    mode of what is normal.
-    """
-    X = as_matrix(vectors)
-    floor = _floor(X)
-    gaussian = fit_gaussian(X, floor)
-    for _ in range(rounds if len(X) else 0):
-        distance = gaussian.distance(X)
-        gaussian = fit_gaussian(X[distance <= np.quantile(distance, keep)], floor)
-    return gaussian
-
-
-def fit_left_out(vectors: ArrayLike) -> tuple[Gaussian, Floats]:
-    """`fit_gaussian` of (n, d), and each sample's distance to the fit of the n - 1 others.
+def fit_left_out(vectors: ArrayLike, members: Mask | None = None) -> tuple[Gaussian, Floats]:
+    """`fit_gaussian` of the members (m, d) of (n, d), and the distance (n,) of every sample: that
+    of a member is to the fit of the m - 1 others.
 
     In many dimensions a sample that took part in a fit looks closer to it than a new one of the
     same kind, and a calibration on such distances would promise too much. The shrinkage is that
-    of all samples; the rest is the exact rank-one downdate (Sherman and Morrison, 1950).
+    of all members; the rest is the exact rank-one downdate (Sherman and Morrison, 1950).
+    Without `members` all samples are.
     """
     X = as_matrix(vectors)
-    n = len(X)
-    mean, covariance, target, shrinkage = _moments(X)
-    floor = _floor(X)
-    fitted = _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
-    if n < 3:
-        return fitted, np.zeros(n)
-    inflated = n / (n - 1)
-    others = _gaussian(mean, (1 - shrinkage) * inflated * covariance, shrinkage * target + floor)
-    squares = others.distance(X) ** 2
-    own = (1 - shrinkage) * inflated**2 / n * squares
-    return fitted, inflated * np.sqrt(squares / np.maximum(1 - own, LEAST))
+    members = np.ones(len(X), dtype=bool) if members is None else members
+    mean, covariance, target, shrinkage = _moments(X[members])
+    m, ridge = int(members.sum()), shrinkage * target + _floor(X)
+    fitted = _gaussian(mean, (1 - shrinkage) * covariance, ridge)
+    if m < 3:
+        return fitted, np.zeros(len(X))
+    inflated = m / (m - 1)
+    squares = _gaussian(mean, (1 - shrinkage) * inflated * covariance, ridge).distance(X) ** 2
+    own = (1 - shrinkage) * inflated**2 / m * squares
+    left_out = inflated * np.sqrt(squares / np.maximum(1 - own, LEAST))
+    return fitted, np.where(members, left_out, np.sqrt(squares))
+
+
+def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple[Gaussian, Floats]:
+    """`fit_left_out`, refitted `rounds` times on the `keep` share of samples nearest to the fit.
+
+    These are the concentration steps of the minimum covariance determinant (Rousseeuw and Van
+    Driessen, 1999) from the whole sample as the start. As no sample is measured by a fit that it
+    took part in, one that was kept once is not kept for that: with few samples for the dimensions
+    a group of alike outliers would otherwise never leave.
+    """
+    X = as_matrix(vectors)
+    gaussian, distance = fit_left_out(X)
+    for _ in range(rounds if len(X) else 0):
+        gaussian, distance = fit_left_out(X, distance <= np.quantile(distance, keep))
+    return gaussian, distance
+
+
+def fit_directions(vectors: ArrayLike) -> Gaussian:
+    """A Gaussian of the directions in which (n, d) vectors lie from their median.
+
+    Every sample counts the same however far it lies (the spatial sign covariance; Visuri,
+    Koivunen and Oja, 2000), so a group of alike outliers cannot stretch it towards itself and is
+    far by it, even where it is too large to be trimmed away.
+    """
+    X = as_matrix(vectors)
+    centre = np.median(X, axis=0) if len(X) else np.zeros(X.shape[1])
+    lengths = np.linalg.norm(X - centre, axis=1, keepdims=True)
+    usual = float(np.median(lengths)) if len(X) else 0.0
+    return fit_gaussian(centre + usual * (X - centre) / np.maximum(lengths, LEAST), _floor(X))
 
 
 def _moments(X: Floats) -> tuple[Floats, Floats, float, float]:
@@ -198,19 +212,19 @@ def _log(distances: NDArray[np.floating]) -> Floats:
     return np.log(np.maximum(np.asarray(distances, dtype=np.float64), LEAST))
 
 
-def combined(isolation: Floats, distance: Floats, crowd: Floats) -> Floats:
+def combined(isolation: Floats, distance: Floats, *groups: Floats) -> Floats:
     """The default score of a sample, in robust deviations: 0 is ordinary, above 3.5 is strange.
 
-    isolation, distance, crowd: (n,) robust z of the mean distance to the 5 nearest neighbours,
-    of the trimmed Mahalanobis distance, and of the mean distance to a whole crowd of neighbours.
+    isolation, distance: (n,) robust z of the mean distance to the 5 nearest neighbours and of the
+    trimmed Mahalanobis distance. groups: (n,) each, robust z of what alike oddities cannot bend.
 
-    The first two fail differently on single oddities, so their tail probabilities under a normal
-    law are averaged: the mean of two ranks, without the ceiling of a rank. A group of alike
-    oddities fills its own neighbourhood and stretches its own covariance; only the crowd sees
-    it. As the crowd is a poor judge of anything less, it is heard from 3.5 deviations on.
+    The first two fail differently on single oddities, so they are averaged (Stouffer et al.,
+    1949). A group of alike ones fills its own neighbourhood; only the others see it. As they are
+    poor judges of anything less, they are heard from 3.5 deviations on.
     """
-    single: Floats = norm.isf((norm.sf(isolation) + norm.sf(distance)) / 2)
-    return np.where(crowd >= STRANGE_Z, np.maximum(single, crowd), single)
+    single: Floats = (isolation + distance) / 2
+    group = np.max(groups, axis=0)
+    return np.where(group >= STRANGE_Z, np.maximum(single, group), single)
 
 
 def share_below(values: NDArray[np.floating]) -> Floats:

@@ -53,7 +53,7 @@ def _device(value: str) -> str:
 
 
 def _detector(value: str) -> str:
-    if value != "larger_rank":
+    if value != "combined":
         from detectors.registry import detector  # scikit-learn is slow to import
 
         if value == "uncertainty":
@@ -76,7 +76,7 @@ class Mining(_Section):
         "1%", description="outliers to flag per run: a count (200) or a share of the samples (2%)"
     )
     detector: Annotated[str, AfterValidator(_detector)] = Field(
-        "larger_rank", description="how samples are scored: larger_rank, knn, ..., pyod:NAME"
+        "combined", description="how samples are scored: combined, knn, ..., pyod:NAME"
     )
     neighbours: int = Field(
         5, ge=1, le=1000, description="nearest neighbours in the distance score"

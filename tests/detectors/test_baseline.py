@@ -14,7 +14,7 @@ def test_a_saved_baseline_scores_as_the_fitted_one(ordinary, tmp_path):
     baseline.save(tmp_path / "known.npz")
     loaded = Baseline.load(tmp_path / "known.npz")
     assert loaded.about == {"encoder": "e", "snapshot": 3}
-    first, second = (mine(pool, Policy(detector="combined"), each) for each in (baseline, loaded))
+    first, second = (mine(pool, Policy(), each) for each in (baseline, loaded))
     np.testing.assert_array_equal(first.score, second.score)
     np.testing.assert_array_equal(first.p_value, second.p_value)
 
@@ -32,7 +32,7 @@ def test_a_score_means_the_same_whatever_else_is_in_the_pool(ordinary):
     reference = ordinary(300)
     baseline = fit_reference(reference)
     pool = ordinary(100, near=reference)
-    alone = mine(pool, Policy(detector="combined"), baseline).score[:10]
+    alone = mine(pool, Policy(), baseline).score[:10]
     ten = Pool(
         sample_ids=pool.sample_ids[:10],
         sources=pool.sources[:10],
@@ -40,7 +40,7 @@ def test_a_score_means_the_same_whatever_else_is_in_the_pool(ordinary):
         quality={},
         distances=pool.distances[:10],
     )
-    np.testing.assert_allclose(mine(ten, Policy(detector="combined"), baseline).score, alone)
+    np.testing.assert_allclose(mine(ten, Policy(), baseline).score, alone)
 
 
 def test_a_large_source_is_judged_by_itself_and_a_small_one_by_all(rng):
@@ -59,15 +59,13 @@ def test_a_large_source_is_judged_by_itself_and_a_small_one_by_all(rng):
 def test_samples_of_the_reference_are_held_against_the_others(ordinary):
     reference = ordinary(300)
     baseline = fit_reference(reference)
-    fresh = mine(ordinary(300, near=reference), Policy(detector="combined"), baseline)
+    fresh = mine(ordinary(300, near=reference), Policy(), baseline)
     assert abs(np.median(fresh.score) - np.median(baseline.score(baseline.z))) < 0.3
 
 
 def test_p_values_of_normal_samples_are_uniform_and_of_odd_ones_small(ordinary):
     reference = ordinary(400)
-    findings = mine(
-        ordinary(300, odd=6, near=reference), Policy(detector="combined"), fit_reference(reference)
-    )
+    findings = mine(ordinary(300, odd=6, near=reference), Policy(), fit_reference(reference))
     assert findings.p_value[:6].max() == pytest.approx(1 / 401)
     assert 0.03 < np.mean(findings.p_value[6:] <= 0.1) < 0.2
 
@@ -75,9 +73,7 @@ def test_p_values_of_normal_samples_are_uniform_and_of_odd_ones_small(ordinary):
 def test_a_rate_is_promised_from_a_clean_reference(ordinary):
     reference = ordinary(400)
     pool = ordinary(300, odd=20, near=reference)
-    findings = mine(
-        pool, Policy(Budget(count=3), detector="combined", fdr=0.1), fit_reference(reference)
-    )
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1), fit_reference(reference))
     outliers = [r for r, k in zip(findings.flagged, findings.kinds, strict=True) if k == "outlier"]
     assert set(range(20)) <= set(outliers)
     assert len(outliers) <= 25
@@ -91,7 +87,7 @@ def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
     reference = ordinary(known, wild=dirty)
     pool = ordinary(300, odd=odd, near=reference)
     baseline = None if reason == "no clean reference" else fit_reference(reference)
-    findings = mine(pool, Policy(Budget(count=3), detector="combined", fdr=0.1), baseline)
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1), baseline)
     assert findings.kinds.count("outlier") == 3
     assert reason in findings.notes[-1]
     assert "ranked to the budget" in findings.notes[-1]
@@ -101,7 +97,7 @@ def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):
     reference = ordinary(400, source="day")
     start = np.datetime64("2026-03-01T00:00:00")
     pool = ordinary(200, odd=200, near=reference, source="night", start=start)
-    findings = mine(pool, Policy(Budget(share=0.02), detector="combined"), fit_reference(reference))
+    findings = mine(pool, Policy(Budget(share=0.02)), fit_reference(reference))
     assert len(findings.shifts) == 1
     shift = findings.shifts[0]
     assert shift.source == "night"
@@ -115,16 +111,16 @@ def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):
 def test_the_usual_pool_has_no_shift(ordinary):
     reference = ordinary(400)
     pool = ordinary(200, near=reference)
-    assert mine(pool, Policy(detector="combined"), fit_reference(reference)).shifts == []
+    assert mine(pool, Policy(), fit_reference(reference)).shifts == []
 
 
 def test_verdicts_move_what_is_like_them(ordinary):
     pool = ordinary(300, odd=8)
-    before = mine(pool, Policy(Budget(count=8), detector="combined"))
+    before = mine(pool, Policy(Budget(count=8)))
     junk = before.flagged[:1]
     high = pool.embeddings["high"]
     reviews = Reviews([pool.sample_ids[i] for i in junk], high[junk], np.array([False]))
-    after = mine(pool, Policy(Budget(count=8), detector="combined"), reviews=reviews)
+    after = mine(pool, Policy(Budget(count=8)), reviews=reviews)
     assert after.flagged[0] != junk[0]
     assert not np.isin(after.flagged[:8], np.arange(8)).any()
     assert after.moved == 8
@@ -135,7 +131,7 @@ def test_a_confirmed_edge_case_nearby_is_a_reason(ordinary):
     pool = ordinary(300, odd=8)
     high = pool.embeddings["high"]
     reviews = Reviews([pool.sample_ids[3]], high[3:4], np.array([True]))
-    findings = mine(pool, Policy(Budget(count=8), detector="combined"), reviews=reviews)
+    findings = mine(pool, Policy(Budget(count=8)), reviews=reviews)
     other = next(i for i, row in enumerate(findings.flagged) if row != 3 and row < 8)
     assert f"from confirmed edge case {pool.sample_ids[3][:12]}" in " ".join(
         findings.reasons[other]
@@ -143,7 +139,7 @@ def test_a_confirmed_edge_case_nearby_is_a_reason(ordinary):
 
 
 def test_alike_flags_form_a_group_with_a_medoid(ordinary):
-    findings = mine(ordinary(300, odd=8), Policy(Budget(count=16), detector="combined"))
+    findings = mine(ordinary(300, odd=8), Policy(Budget(count=16)))
     group = findings.group[np.flatnonzero(findings.flagged < 8)]
     assert len(set(group)) == 1
     assert group[0] >= 0
@@ -155,6 +151,6 @@ def test_alike_flags_form_a_group_with_a_medoid(ordinary):
 
 def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
     pool = ordinary(300, odd=5)
-    findings = mine(pool, Policy(Budget(count=5), detector="combined"))
+    findings = mine(pool, Policy(Budget(count=5)))
     assert findings.p_value is None
     np.testing.assert_array_equal(findings.score, fit_pool(pool).score(fit_pool(pool).z))

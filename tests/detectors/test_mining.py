@@ -52,9 +52,18 @@ def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng):
     assert findings.kinds == ["outlier"] * 50
 
 
+@pytest.mark.parametrize(("n", "size"), [(90, 3), (600, 3), (600, 25), (600, 55)])
+def test_near_copies_of_one_strange_image_are_found_whatever_their_number(n, size, levels, rng):
+    low, mid, high = (level[:n].copy() for level in levels)
+    strange = rng.normal(size=24)
+    high[:size] = unit(strange + 0.02 * rng.normal(size=(size, 24)))
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=size + 3)))
+    assert set(findings.flagged[: size + 3]) >= set(range(size))
+
+
 def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
     low, mid, high = levels
-    policy = Policy(budget=Budget(share=0.02), detector="combined")
+    policy = Policy(budget=Budget(share=0.02))
     findings = mine(pool_of(low, mid, displaced(high, [7], 3)), policy)
     assert findings.flagged[0] == 7
     assert len(findings.flagged) == 12

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import LedoitWolf, ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import scores
@@ -31,7 +31,7 @@ def test_trimming_unmasks_a_group_of_alike_outliers(rng):
     group[:, :3] += 5
     X = np.concatenate([normal, group])
     plain = scores.fit_gaussian(X).distance(X)
-    trimmed = scores.fit_trimmed(X).distance(X)
+    trimmed = scores.fit_trimmed(X)[1]
     assert (np.argsort(-plain)[:25] >= 500).mean() < 0.8
     assert (np.argsort(-trimmed)[:25] >= 500).all()
 
@@ -39,7 +39,7 @@ def test_trimming_unmasks_a_group_of_alike_outliers(rng):
 def test_a_single_different_vector_among_equal_ones_is_the_strangest():
     X = np.tile([0.6, 0.8], (30, 1))
     X[7] = [0.8, 0.6]
-    distance = scores.fit_trimmed(X).distance(X)
+    distance = scores.fit_trimmed(X)[1]
     assert np.isfinite(distance).all()
     assert np.argmax(distance) == 7
 
@@ -47,7 +47,9 @@ def test_a_single_different_vector_among_equal_ones_is_the_strangest():
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_fewer_samples_than_dimensions_give_finite_distances(n, rng):
     X = rng.normal(size=(n, 8))
-    assert np.isfinite(scores.fit_trimmed(X).distance(X)).all()
+    gaussian, distance = scores.fit_trimmed(X)
+    assert np.isfinite(distance).all()
+    assert np.isfinite(gaussian.distance(X)).all()
 
 
 def test_vectors_that_are_not_finite_are_named():
@@ -103,15 +105,45 @@ def test_left_out_distances_are_distributed_as_those_of_new_samples(rng):
     assert np.median(gaussian.distance(X)) < 0.95 * np.median(left_out)
 
 
-def test_the_combination_averages_tails_and_hears_a_crowd_only_when_it_is_sure():
-    three = np.full(4, 3.0)
-    np.testing.assert_allclose(
-        scores.combined(three, three, np.array([-1.0, 3.0, 3.4, 6.0])), [3, 3, 3, 6]
-    )
+def test_the_combination_averages_two_judges_and_hears_the_others_when_they_are_sure():
+    two, four = np.full(4, 2.0), np.full(4, 4.0)
+    crowd, centre = np.array([-1.0, 3.4, 3.5, 3.6]), np.array([0.0, 0.0, 6.0, 0.0])
+    np.testing.assert_allclose(scores.combined(two, four, crowd, centre), [3, 3, 6, 3.6])
+    np.testing.assert_allclose(scores.combined(four, four, np.full(4, 3.7)), four)
     assert scores.combined(np.zeros(1), np.zeros(1), np.zeros(1)).tolist() == [0.0]
-    odd = scores.combined(np.array([9.0, 40.0]), np.array([0.0, 40.0]), np.zeros(2))
-    assert 0.6 < odd[0] < 0.7  # one judge's certainty is the other's indifference: p = 1/4
-    assert odd[1] > 30
+
+
+def test_a_trimmed_fit_measures_nobody_by_a_fit_that_they_took_part_in(rng):
+    spectrum = np.arange(1, 151) ** -1.0
+    X, new = spectrum * rng.normal(size=(200, 150)), spectrum * rng.normal(size=(2_000, 150))
+    gaussian, distance = scores.fit_trimmed(X)
+    assert abs(np.median(distance) / np.median(gaussian.distance(new)) - 1) < 0.05
+    assert np.median(gaussian.distance(X)) < 0.85 * np.median(distance)
+
+
+def test_directions_of_a_hand_computed_case():
+    X = np.array([[0.0, 0], [2, 0], [-2, 0], [0, 6], [0, -6], [3, 0], [-3, 0]])
+    gaussian = scores.fit_directions(X)
+    np.testing.assert_allclose(gaussian.mean, [0, 0], atol=1e-12)
+    # Each but the one at the median has the median length, 3, whatever its own.
+    covariance = np.diag([4 * 9 / 7, 2 * 9 / 7])
+    shrinkage = ledoit_wolf(3 * X / np.maximum(np.linalg.norm(X, axis=1), 1)[:, None])[1]
+    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 2 * np.eye(2)
+    expected = np.sqrt(np.einsum("ij,jk,ik->i", X, np.linalg.inv(covariance), X))
+    np.testing.assert_allclose(gaussian.distance(X), expected, rtol=1e-4)
+
+
+def test_directions_tell_a_group_that_hides_from_a_trimmed_fit(rng):
+    group = 20 * np.eye(30)[0] + 0.1 * rng.normal(size=(60, 30))
+    X = np.concatenate([rng.normal(size=(540, 30)), group])
+    assert (np.argsort(-scores.fit_directions(X).distance(X))[:60] >= 540).all()
+    assert (np.argsort(-scores.fit_trimmed(X)[1])[:60] >= 540).mean() < 0.5
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_directions_of_few_or_equal_samples_are_finite(n, rng):
+    for X in (rng.normal(size=(n, 4)), np.ones((n, 4))):
+        assert np.isfinite(scores.fit_directions(X).distance(X)).all()
 
 
 def test_linear_z_is_scaled_to_a_normal_law(rng):

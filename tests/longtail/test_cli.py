@@ -167,7 +167,7 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
         (["mine", "--budget", "many"], "mining.budget is 'many'"),
         (
             ["run", ".", "--set", "mining.detector=oracle"],
-            "detector 'oracle' is none of larger_rank",
+            "detector 'oracle' is none of combined",
         ),
         (["mine", "--set", "mining.budgt=3"], "unknown setting 'mining.budgt'"),
         (["mine", "--set", "budget"], "--set budget: write it as KEY=VALUE"),
