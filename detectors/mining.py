@@ -182,6 +182,7 @@ def mine(
             (
                 *reasons.level_reasons(z, row),
                 *reasons.isolation_reasons(raw["isolation"], row, policy.neighbours),
+                *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
                 *confirmed,
                 *usual.reasons(row),
@@ -206,10 +207,15 @@ def mine(
         group=group,
         groups=groups,
         shifts=shifts,
-        notes=[*map(str, shifts), *notes],
+        notes=[*map(str, shifts), *notes, *_unscored(pool)],
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )
+
+
+def _unscored(pool: Pool) -> list[str]:
+    unknown = 0 if pool.patches is None else int(np.isnan(pool.patches.score).sum())
+    return [f"{unknown:,} of {len(pool):,} samples have no patch score"] if unknown else []
 
 
 def _settle_sources(

@@ -12,6 +12,19 @@ from schemas.records import Level
 
 
 @dataclass(frozen=True, slots=True)
+class Patches:
+    """The strangest spot of n samples: its distance, and where it is, NaN where unknown.
+
+    score: (n,) as `detectors.patches.patch_scores` gives it. x, y: (n,) shares of the image's
+    width and height.
+    """
+
+    score: NDArray[np.floating]
+    x: NDArray[np.floating]
+    y: NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """n samples and how far their neighbours are.
 
@@ -20,6 +33,7 @@ class Pool:
     the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
     times: (n,) datetime64, when each was captured, NaT where unknown; None where nobody knows.
     uncertainty: (n,) of a user's own model, NaN where unknown; None where there is no model.
+    patches: of the samples' images, None where nobody looked.
     """
 
     sample_ids: Sequence[str]
@@ -29,6 +43,7 @@ class Pool:
     distances: NDArray[np.float32]
     times: NDArray[np.datetime64] | None = None
     uncertainty: NDArray[np.floating] | None = None
+    patches: Patches | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)

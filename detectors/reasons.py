@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.pool import Patches
 from detectors.scores import Floats
 from schemas.records import LEVELS, Level
 
@@ -29,6 +30,8 @@ NOTABLE_Z = 3.0
 """A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
 USUAL_SHARE = 0.99
 """The usual range of a quality statistic holds this share of a source, centred."""
+STRANGE_SPOT = 0.95
+"""From this share of the pool on, a flag is told where its strangest spot is."""
 ENOUGH = 100
 """With fewer samples of a source its usual range is not known, and the whole pool's is used."""
 
@@ -64,6 +67,23 @@ def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
     return [
         f"{k} nearest images {isolation[row]:.2f} away, "
         f"farther than for {_percent(share)} of the pool"
+    ]
+
+
+def patch_reasons(patches: Patches, row: int) -> list[str]:
+    """Says where the strangest spot of an image is, if few others have one so strange.
+
+    A string reads "spot at 62% across, 31% down is 0.83 from every reference patch, farther than
+    for 99.8% of the pool".
+    """
+    known = patches.score[~np.isnan(patches.score)]
+    share = float(np.mean(known < patches.score[row])) if len(known) else 0.0
+    if share < STRANGE_SPOT:
+        return []
+    return [
+        f"spot at {patches.x[row]:.0%} across, {patches.y[row]:.0%} down is "
+        f"{patches.score[row]:.2f} from every reference patch, farther than for "
+        f"{_percent(share)} of the pool"
     ]
 
 

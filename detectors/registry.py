@@ -6,6 +6,7 @@ mahalanobis   to the trimmed, shrunk bulk (Rousseeuw and Van Driessen, 1999)
 lof           local outlier factor (Breunig et al., 2000)
 pca           what 99% of the variance does not explain (Jackson and Mudholkar, 1979)
 levels        mean robust deviation over low, mid and high
+patch         distance of the strangest patches to a bank of ordinary ones (Roth et al., 2022)
 uncertainty   the doubt of a user's own model, from the samples' metadata
 module:P:F    function F of the importable module P, of the signature below
 pyod:NAME     any detector of PyOD by its class, such as pyod:IForest
@@ -74,6 +75,17 @@ def pca(pool: Pool, baseline: Baseline) -> Floats:
     return np.asarray(np.linalg.norm(residual, axis=1), dtype=np.float64)
 
 
+def patch(pool: Pool, baseline: Baseline) -> Floats:
+    """Distance of the strangest spot; a sample of which it is unknown counts as ordinary."""
+    if pool.patches is None:
+        raise UsageError(
+            "detector 'patch' needs patch scores; set 'patches: true' and run 'longtail ingest'"
+        )
+    scores = np.asarray(pool.patches.score, dtype=np.float64)
+    known = scores[~np.isnan(scores)]
+    return np.nan_to_num(scores, nan=float(np.median(known)) if len(known) else 0.0)
+
+
 def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
     """The user's model's doubt; a sample without one counts as sure."""
     if pool.uncertainty is None or np.isnan(pool.uncertainty).all():
@@ -95,6 +107,7 @@ DETECTORS: Mapping[str, Detector] = {
     "lof": lof,
     "pca": pca,
     "levels": levels,
+    "patch": patch,
     "uncertainty": uncertainty,
 }
 

@@ -81,6 +81,9 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+_PATCH_FAMILIES = ("", "hf", "timm")
+
+
 def brings_vectors(spec: str) -> bool:
     """Whether the vectors come with the inputs, so that there is no encoder to load."""
     return _family(spec)[0] == "vectors"
@@ -164,18 +167,61 @@ def share(
 
 
 def load_patches(
-    spec: str = DEFAULT, *, device: str = "auto", workers: int = 1, threads: int = 1
+    spec: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    workers: int = 1,
+    threads: int = 1,
+    trust_remote_code: bool = False,
 ) -> PatchEncoder:
     """The same network, giving its patches. Raises EncoderError where it has none to give."""
-    family, _ = _split(spec)
-    network = _network(spec, trust=False) if family not in ("onnx", "module") else None
-    if network is None or network.build_patches is None:
-        raise EncoderError(f"encoder {spec!r} gives no patches; {DEFAULT}, hf: and timm: do")
+    check_patches(spec)
+    family, target = _split(spec)
+    if family == "module":
+        return _module("custom").load(target)  # type: ignore[no-any-return]
+    network = _network(spec, trust_remote_code)
+    assert network.build_patches is not None
     from encoders.backends import PixelsToVectors
 
-    info = _describe(spec, network, device, "auto")
+    info = _describe(spec, network, device, precision)
     module = PixelsToVectors(network.build_patches(), info.preprocess, pooled=False)
     return NetworkPatchEncoder(info, _start(module, info, device, workers, threads, False))
+
+
+def check_patches(spec: str) -> None:
+    """See that an encoder gives patches. Raises EncoderError where it does not."""
+    family, target = _family(spec)
+    gives = family in _PATCH_FAMILIES or (
+        family == "module" and hasattr(_module("custom").load(target), "encode_patches")
+    )
+    if not gives:
+        raise EncoderError(
+            f"encoder {spec!r} gives no patches; {DEFAULT}, hf:, timm: and a module: with "
+            "'encode_patches' do; take one of these, or set 'patches: false'"
+        )
+
+
+_share_patches = functools.lru_cache(maxsize=1)(load_patches)
+
+
+def share_patches(
+    spec: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    workers: int = 1,
+    trust_remote_code: bool = False,
+) -> PatchEncoder:
+    """As `share`, for the encoder of patches."""
+    with _sharing:
+        return _share_patches(
+            spec,
+            device=device,
+            precision=precision,
+            workers=workers,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:

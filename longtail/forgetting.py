@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from detectors.patches import Bank
 from index.factory import Policy
 from index.store import IndexStore
 from longtail import runs
@@ -37,11 +38,15 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
         catalog.forgotten.commit([staged], transaction=f"forget-{staged.path}")
     for folder in catalog.indexes():
         IndexStore(folder).forget(sample_ids)
+    for path in catalog.banks():
+        bank = Bank.load(path)
+        if bank.holds(sample_ids):
+            bank.without(sample_ids).save(path)
     for report in catalog.runs.glob(f"*/{runs.REPORT}"):
         report.unlink()  # with thumbnails inside; the newest is written anew when asked for
     verdicts.erase(sample_ids)
     _unname(catalog.scores, set(sample_ids))
-    for table in (catalog.uris, catalog.scores, *_datasets(catalog)):
+    for table in (catalog.uris, catalog.patches, catalog.scores, *_datasets(catalog)):
         table.delete("sample_id", sample_ids)
     catalog.samples.delete("sample_id", sample_ids)  # last: a repeat finds by them what is left
 
@@ -59,8 +64,8 @@ def vacuum(catalog: Catalog, policy: Policy) -> int:
     keep their files while they are open, and `Table` says what readers of tables see.
     """
     before = _bytes(catalog.root)
-    own = (catalog.samples, catalog.uris, catalog.scores, catalog.rejects, catalog.forgotten)
-    for table in (*own, *_datasets(catalog)):
+    own = (catalog.samples, catalog.patches, catalog.uris, catalog.scores, catalog.rejects)
+    for table in (*own, catalog.forgotten, *_datasets(catalog)):
         table.vacuum(kept_hours=0)
     for folder in catalog.indexes():
         store = IndexStore(folder, policy)

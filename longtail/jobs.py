@@ -12,7 +12,7 @@ from longtail import runs
 from longtail.runs import Run
 from longtail.settings import Settings
 from schemas.catalog import Catalog
-from schemas.errors import AuditError
+from schemas.errors import AuditError, UsageError
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
@@ -76,6 +76,8 @@ class Jobs:
         from encoders import registry
         from pipelines import publish
 
+        if self.settings.patches:
+            registry.check_patches(self.settings.encoder)
         brought = registry.brings_vectors(self.settings.encoder)
         build = (self._take_vectors if brought else self._embed)(run, inputs, source)
         try:
@@ -83,6 +85,27 @@ class Jobs:
         except AuditError as error:
             refused = publish.explain_refusals(run.folder)
             raise AuditError(f"{error}; refused: {refused}" if refused else str(error)) from None
+        if self.settings.patches:
+            self._score_patches(run)
+
+    def _score_patches(self, run: Run) -> None:
+        """Score the patches of all samples that lack it, once there are enough for a bank."""
+        from encoders import registry
+        from pipelines import patches
+
+        options = patches.PatchOptions(
+            run_id=run.run_id,
+            catalog=self.catalog,
+            encoder=self.settings.encoder,
+            info=registry.describe(self.settings.encoder, **self.settings.encoder_options),
+            encoder_options=self.settings.encoder_options,
+            limits=self.limits,
+            workers=self.settings.worker_count,
+        )
+        if patches.needs_bank(options):
+            self._start(run, "bank", lambda pipeline: patches.build_bank(pipeline, options))
+        if patches.needs_scores(options):
+            self._start(run, "patches", lambda pipeline: patches.build(pipeline, options))
 
     def _embed(self, run: Run, inputs: Sequence[str], source: str) -> Build:
         from encoders import registry
@@ -146,6 +169,8 @@ class Jobs:
 
         self.check_encoder()
         encoder_id, mining = self.encoder.id, self.settings.mining
+        if mining.detector == "patch" and not self.settings.patches:
+            raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
         snapshot = self.index_store.open()
         if snapshot is None:
             return
@@ -154,6 +179,7 @@ class Jobs:
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,
             "policy": mining.model_dump(),
+            "patches": sum(file.rows for file in self.catalog.patches.files(encoder_id)),
         }
         newest = runs.newest_mining_run(self.catalog)
         if newest and runs.read_json(self.catalog.run(newest) / runs.MINE) == mined:
@@ -165,7 +191,9 @@ class Jobs:
             fault_threshold=mining.fault_threshold,
             apart=mining.apart,
         )
-        options = mine.MineOptions(run.run_id, self.catalog, encoder_id, policy)
+        options = mine.MineOptions(
+            run.run_id, self.catalog, encoder_id, policy, self.settings.patches
+        )
         runs.write_json(run.folder / runs.MINE, mined)
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
 

@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     vector_column: str = Field(
         "embedding", min_length=1, description="for encoder vectors:NAME, the column of the vectors"
     )
+    patches: bool = Field(
+        False, description="score the strangest patch of each image too: small local defects"
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto", description="auto, cpu, cuda or cuda:N"
     )

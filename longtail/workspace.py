@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from curation.export import ExportFormat
     from index.verification import Verification
     from longtail.explanation import Explanation
+    from longtail.heatmap import Heatmap
     from pipelines.progress import Progress
 
 ANY = Filter()
@@ -161,6 +162,16 @@ class Workspace:
 
         found = self.resolve(sample_id)
         return explain(self.catalog, self.verdicts, self._mining_run(run_id), found)
+
+    def heatmap(self, sample_id: str) -> Heatmap:
+        """Where the image of a sample is strange; `.picture.save(...)` keeps it.
+
+        sample_id: an id or a unique prefix. Raises NotFoundError for an unknown sample, one whose
+        image is gone, or where no patches were scored yet; EncoderError for an encoder without.
+        """
+        from longtail.heatmap import heatmap
+
+        return heatmap(self.jobs, self.resolve(sample_id))
 
     def query(
         self,

@@ -22,7 +22,7 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from detectors.mining import Findings, Policy, mine
-from detectors.pool import Pool
+from detectors.pool import Patches, Pool
 from index.search import Snapshot
 from index.store import IndexStore
 from pipelines import notes, progress
@@ -44,6 +44,7 @@ class MineOptions:
     catalog: Catalog
     encoder_id: str
     policy: Policy
+    patches: bool = False
 
 
 def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:
@@ -95,7 +96,7 @@ class Score(beam.DoFn):
         if scores.committed(transaction):
             return
         snapshot = _open(options)
-        pool, uris = read_pool(options.catalog, options.encoder_id, snapshot, sorted(gathered[1]))
+        pool, uris = read_pool(options, snapshot, sorted(gathered[1]))
         findings = mine(pool, options.policy)
         table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
         staged = [scores.stage(table)]
@@ -110,11 +111,11 @@ class Score(beam.DoFn):
 
 
 def read_pool(
-    catalog: Catalog, encoder_id: str, snapshot: Snapshot, neighbour_files: Sequence[str]
+    options: MineOptions, snapshot: Snapshot, neighbour_files: Sequence[str]
 ) -> tuple[Pool, list[str]]:
     """The pool in the order of the snapshot's live rows, and the URI of each sample."""
-    of_encoder = ds.field("encoder") == encoder_id
-    samples = catalog.samples
+    of_encoder = ds.field("encoder") == options.encoder_id
+    samples = options.catalog.samples
     table = samples.read(["sample_id", "uri", "source", *QUALITY_STATISTICS], of_encoder)
     sample_ids = snapshot.sample_ids.take(snapshot.live_rows())
     wanted = pa.array(sample_ids, pa.string())
@@ -128,8 +129,16 @@ def read_pool(
         },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=np.concatenate([np.load(path) for path in neighbour_files]),
+        patches=_read_patches(options, wanted) if options.patches else None,
     )
     return pool, table["uri"].to_pylist()
+
+
+def _read_patches(options: MineOptions, wanted: pa.Array) -> Patches:
+    of_encoder = ds.field("encoder") == options.encoder_id
+    table = options.catalog.patches.read(["sample_id", "score", "x", "y"], of_encoder)
+    table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
+    return Patches(*(table[name].to_numpy() for name in ("score", "x", "y")))
 
 
 def _read_vectors(

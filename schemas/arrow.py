@@ -73,6 +73,23 @@ REJECTS = pa.schema(
 )
 """Refused inputs; `limits` is what the decoding limits were."""
 
+PATCHES = pa.schema(
+    [
+        pa.field("encoder", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("x", pa.float32()),
+        pa.field("y", pa.float32()),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+"""One row per sample whose patches were scored, partitioned by encoder.
+
+score: mean distance of its 3 strangest patches to the nearest of the bank, in [0, 2]. x, y: where
+the strangest is, as shares of the upright image's width and height. All are null where the image
+could not be read again.
+"""
+
 FORGOTTEN = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),

@@ -28,6 +28,10 @@ class Catalog:
         return Table(self.root / "tables" / "rejects", arrow.REJECTS)
 
     @property
+    def patches(self) -> Table:
+        return Table(self.root / "tables" / "patches", arrow.PATCHES, partition_by="encoder")
+
+    @property
     def forgotten(self) -> Table:
         return Table(self.root / "tables" / "forgotten", arrow.FORGOTTEN)
 
@@ -59,6 +63,14 @@ class Catalog:
     def encoder(self, encoder_id: str) -> Path:
         """The file that says what an encoder of the samples table was."""
         return self.root / "encoders" / f"{encoder_id}.json"
+
+    def bank(self, encoder_id: str) -> Path:
+        """The reference patches that an encoder's patch scores are measured from."""
+        return self.root / "encoders" / f"{encoder_id}.patches.npz"
+
+    def banks(self) -> list[Path]:
+        """Those of all encoders."""
+        return sorted((self.root / "encoders").glob("*.patches.npz"))
 
     def index(self, encoder_id: str) -> Path:
         return self.root / "index" / encoder_id

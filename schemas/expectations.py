@@ -36,6 +36,8 @@ _SAMPLES_DERIVED = (
     *("missing", "thumbnail_is_jpeg"),
     *(f"embedding_{level}_{what}" for level in LEVELS for what in ("size", "norm")),
 )
+_PATCHES_REQUIRED = ("encoder", "sample_id", "run_id")
+_PATCHES_COLUMNS = (*_PATCHES_REQUIRED, "score", "x", "y")
 _SCORES_COLUMNS = (
     *("run_id", "encoder", "sample_id", "uri", "kind", "rank", "score", "p_value", "level"),
     *(f"z_{level}" for level in LEVELS),
@@ -106,6 +108,23 @@ def audit_samples(
         severity="warning" if max_rejected is None else "critical",
     )
     return validate("samples", [(frame, rows), (totals, [rejects])])
+
+
+def audit_patches(staged: pa.RecordBatchReader) -> Audit:
+    """Audits patch scores: a distance in [0, 2] and a place in the image, or neither."""
+    frame = _frame(staged, lambda batch: _present(batch, _PATCHES_COLUMNS), _PATCHES_REQUIRED)
+    gxe = great_expectations().expectations
+    rows = [
+        _columns(gxe, (*_PATCHES_COLUMNS, "missing")),
+        _complete(gxe),
+        gxe.ExpectColumnValuesToMatchRegex(column="sample_id", regex=_SHA256),
+        gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=most)
+            for name, most in (("score", 2), ("x", 1), ("y", 1))
+        ),
+    ]
+    return validate("patches", [(frame, rows)])
 
 
 def audit_scores(staged: pa.RecordBatchReader, *, run_id: str, samples: int) -> Audit:

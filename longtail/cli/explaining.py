@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,9 +17,11 @@ from longtail.cli.common import (
     print_json,
     short_uri,
 )
+from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from longtail.explanation import Explanation
+    from longtail.workspace import Workspace
     from schemas.records import Neighbour
 
 
@@ -28,13 +31,19 @@ def explain(
     run: Annotated[
         str | None, typer.Option(help="Another mining run than the newest.", show_default=False)
     ] = None,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Also draw where, as a PNG; needs patches.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a sample, flagged or not, stands where it does.
 
     Example: longtail explain -w my-workspace 3f2a9c01b7de
     """
-    explanation = open_workspace(workspace).explain(sample_id, run)
+    opened = open_workspace(workspace)
+    explanation = opened.explain(sample_id, run)
+    drawn = None if heatmap is None else _draw(opened, sample_id, heatmap)
     if as_json:
         print_json(asdict(explanation))
         return
@@ -42,6 +51,23 @@ def explain(
     for title, value in _lines(explanation):
         print(f"{title if title != name else '':<10} {value}")
         name = title
+    if drawn:
+        print(f"{'heat map':<10} {drawn}")
+
+
+def _draw(opened: Workspace, sample_id: str, file: Path) -> str:
+    """Write the heat map; says where the strangest spot is."""
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"--heatmap {file}: write it as a .png")
+    drawn = opened.heatmap(sample_id)
+    try:
+        drawn.picture.save(file)
+    except OSError as error:
+        raise UsageError(f"--heatmap {file} cannot be written: {error.strerror}") from None
+    return (
+        f"{file}: strangest spot at {drawn.x:.0%} across, {drawn.y:.0%} down; score "
+        f"{drawn.score:.2f}, reference patches reach {drawn.usual:.2f}"
+    )
 
 
 def _lines(told: Explanation) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import pytest
 from detectors import registry
 from detectors.baseline import fit_pool
 from detectors.mining import Budget, Policy, mine
+from detectors.pool import Patches
 from schemas.errors import UsageError
 
 
@@ -17,7 +18,9 @@ def test_a_lone_oddity_comes_first(name, ordinary):
     assert np.argmax(registry.detector(name)(pool, fit_pool(pool))) == 0
 
 
-@pytest.mark.parametrize("name", [n for n in registry.DETECTORS if n != "uncertainty"])
+@pytest.mark.parametrize(
+    "name", [n for n in registry.DETECTORS if n not in ("uncertainty", "patch")]
+)
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_every_detector_is_sane_on_few_samples(name, n, ordinary):
     pool = ordinary(n)
@@ -32,6 +35,20 @@ def test_the_doubt_of_a_users_model_is_a_detector(ordinary):
     assert findings.flagged[:2].tolist() == [48, 47]
     with pytest.raises(UsageError, match="'uncertainty' needs"):
         mine(ordinary(50), Policy(detector="uncertainty"))
+
+
+def test_the_strangest_spot_is_a_detector(ordinary):
+    unknown = np.full(50, np.nan)
+    scores = np.r_[np.linspace(0.1, 0.5, 49), np.nan]
+    pool = replace(ordinary(50), patches=Patches(scores, x=np.full(50, 0.25), y=np.full(50, 0.5)))
+    findings = mine(pool, Policy(Budget(count=2), detector="patch"))
+    assert findings.flagged[:2].tolist() == [48, 47]
+    assert any(r.startswith("spot at 25% across, 50% down is 0.50") for r in findings.reasons[0])
+    assert findings.notes == ["1 of 50 samples have no patch score"]
+    nothing = replace(pool, patches=Patches(unknown, unknown, unknown))
+    assert mine(nothing, Policy(detector="patch")).score.tolist() == [0] * 50
+    with pytest.raises(UsageError, match="'patch' needs patch scores"):
+        mine(ordinary(50), Policy(detector="patch"))
 
 
 def test_any_pyod_detector_is_found_by_name(ordinary):
