@@ -19,9 +19,6 @@ from index.segments import REMEDY, OpenSegment, Segment, map_ids, write_sorted
 from index.snapshots import Choice, Manifest, Trained, without
 from schemas.errors import CorruptionError
 
-SEGMENT_BYTES = 2 << 30
-"""Vectors of one merged segment: bounds what a compaction holds in memory."""
-
 TIER = 4
 """A segment joins a merge once the smaller ones sum to a quarter of it, so that over its life a
 vector is rewritten a logarithmic number of times (as in log-structured merge trees)."""
@@ -44,7 +41,7 @@ def compacted(
     forgotten: whether to rewrite every segment that holds a forgotten sample.
     """
     anew = not _suits(manifest, policy)
-    old = list(manifest.segments) if anew else _worth_merging(manifest.segments)
+    old = list(manifest.segments) if anew else _worth_merging(manifest.segments, policy)
     old += [s for s in manifest.segments if forgotten and s.deleted and s not in old]
     if not old:
         return manifest
@@ -55,7 +52,7 @@ def compacted(
     else:
         trained = load_trained(root, manifest.trained) if manifest.trained else None
     parts = [part for part in before.parts if part.segment in old]
-    new = _merge(root, parts, trained, policy.flat_rows)
+    new = _merge(root, parts, trained, policy)
     kept = tuple(segment for segment in manifest.segments if segment not in old)
     manifest = replace(manifest, segments=kept + tuple(new), choice=Choice())
     if trained is None:
@@ -105,9 +102,9 @@ def _suits(manifest: Manifest, policy: Policy) -> bool:
     return bool(cells < wanted_cells * OUTGROWN and wanted_cells < cells * OUTGROWN)
 
 
-def _worth_merging(segments: Sequence[Segment]) -> list[Segment]:
+def _worth_merging(segments: Sequence[Segment], policy: Policy) -> list[Segment]:
     """Those segments whose rewriting gains more than it costs."""
-    full = SEGMENT_BYTES // 2
+    full = policy.segment_bytes // 2
     chosen: list[Segment] = []
     total = 0
     for segment in sorted(segments, key=lambda s: s.live):
@@ -139,9 +136,9 @@ def _train(snapshot: Snapshot, factory: str) -> TrainedIndex | None:
 
 
 def _merge(
-    folder: Path, parts: Sequence[OpenSegment], trained: TrainedIndex | None, flat_rows: int
+    folder: Path, parts: Sequence[OpenSegment], trained: TrainedIndex | None, policy: Policy
 ) -> list[Segment]:
-    """Write the live rows of `parts` into as few new segments as `SEGMENT_BYTES` allows.
+    """Write the live rows of `parts` into as few new segments as the policy allows.
 
     A part is ordered by sample id, so that each new segment reads one stretch of every part.
     """
@@ -151,7 +148,7 @@ def _merge(
     if not len(everything):
         return []
     dimension = parts[0].segment.dimension
-    pieces = -(-len(everything) * dimension * 4 // SEGMENT_BYTES)
+    pieces = -(-len(everything) * dimension * 4 // policy.segment_bytes)
     written = []
     for piece in np.array_split(everything, pieces):
         vectors = np.empty((len(piece), dimension), dtype=np.float32)
@@ -160,7 +157,7 @@ def _merge(
                 np.searchsorted(ids, piece[0]), np.searchsorted(ids, piece[-1], side="right")
             )
             vectors[np.searchsorted(piece, ids[inside])] = part.read(live[inside])
-        large = len(piece) >= flat_rows
+        large = len(piece) >= policy.flat_rows
         written.append(write_sorted(folder, piece, vectors, trained if large else None))
     return written
 

@@ -35,12 +35,14 @@ class Policy:
     memory_bytes: what the searched codes may take; None for half of the machine's memory.
     factory: a FAISS factory string, `Flat` or `IVF...`, to use instead of choosing.
     flat_rows: segments of fewer vectors are scanned whole, which is faster than any index.
+    segment_bytes: vectors of one merged segment; bounds what a compaction holds in memory.
     """
 
     recall: float = 0.95
     memory_bytes: int | None = None
     factory: str | None = None
     flat_rows: int = 20_000
+    segment_bytes: int = 2 << 30
 
     def choose(self, vectors: int, dimension: int) -> str:
         """The factory string for an index of `vectors` x `dimension`."""
