@@ -17,9 +17,9 @@ ID_DTYPE = np.dtype("S32")
 
 def encode(sample_ids: Sequence[str]) -> NDArray[np.bytes_]:
     """64 hex digits each -> (n,) of `ID_DTYPE`. Raises ValueError on anything else."""
-    for sample_id in sample_ids:
-        if len(sample_id) != 64:
-            raise ValueError(f"sample_id {sample_id!r} is not the 64 hex digits of a SHA-256")
+    if set(map(len, sample_ids)) - {64}:
+        wrong = next(sample_id for sample_id in sample_ids if len(sample_id) != 64)
+        raise ValueError(f"sample_id {wrong!r} is not the 64 hex digits of a SHA-256")
     return np.frombuffer(bytes.fromhex("".join(sample_ids)), dtype=ID_DTYPE)
 
 
@@ -31,10 +31,14 @@ def decode(digests: NDArray[np.bytes_]) -> list[str]:
 
 def find(digests: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
     """Position of each of `wanted` (m,) in the sorted `digests` (n,), -1 where it is not there."""
+    found = np.full(len(wanted), -1, dtype=np.int64)
     if not len(digests):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    at = np.minimum(np.searchsorted(digests, wanted), len(digests) - 1)
-    return np.where(digests[at] == wanted, at, -1).astype(np.int64)
+        return found
+    order = np.argsort(wanted)  # so that the pages of `digests` are touched one after another
+    ascending = wanted[order]
+    at = np.minimum(np.searchsorted(digests, ascending), len(digests) - 1)
+    found[order] = np.where(digests[at] == ascending, at, -1)
+    return found
 
 
 class SampleIds(Sequence[str]):

@@ -76,7 +76,9 @@ class Examples:
         from encoders import registry
 
         if self.level != "high":
-            raise UsageError(f"words are compared at the level high, not {self.level}")
+            raise UsageError(
+                f"words are compared at level 'high', not '{self.level}'; leave out the level"
+            )
         settings = self.jobs.settings
         tower = registry.load_text(settings.encoder, trust_remote_code=settings.trust_remote_code)
         return tower.encode_text([text])

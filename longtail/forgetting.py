@@ -71,7 +71,7 @@ def vacuum(catalog: Catalog, policy: Policy) -> int:
         store = IndexStore(folder, policy)
         store.compact(forgotten=True)
         store.sweep(grace_s=0)
-    return before - _bytes(catalog.root)
+    return max(0, before - _bytes(catalog.root))  # a log may have grown meanwhile
 
 
 def _unname(scores: Table, gone: Collection[str]) -> None:

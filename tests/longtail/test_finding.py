@@ -94,7 +94,7 @@ def test_each_level_finds_its_own_neighbours(
     left = workspace.query(sample_id=some[1], k=90, level="low")["sample_id"].to_pylist()
     assert sorted(left) == sorted(some[1:])
     assert (
-        "high, not low"
+        "leave out the level"
         in longtail("query", "-w", workspace.root, "--text", "a crack", "--level", "low").err
     )
 
