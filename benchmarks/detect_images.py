@@ -36,19 +36,38 @@ def luma(path: Path) -> Luma:
 def png(pixels: NDArray[np.float64]) -> bytes:
     """Values in [0, 1], grey (h, w) or colour (h, w, 3)."""
     file = io.BytesIO()
-    Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)).save(file, "PNG")
+    Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)).save(
+        file, "PNG", compress_level=1
+    )
     return file.getvalue()
 
 
-def foreign_groups(size: int, rng: np.random.Generator) -> Iterator[bytes]:
-    """`size` crops of one photograph: alike, and nothing like a solar cell."""
-    name = FOREIGN[rng.integers(len(FOREIGN))]
-    with Image.open(Path(skimage.data.__file__).parent / name) as file:
-        image = file.convert("RGB")
-    for _ in range(size):
+def crops(count: int, rng: np.random.Generator) -> Iterator[bytes]:
+    """Crops of one photograph, of any place and size: alike, and nothing like a solar cell."""
+    image = _foreign(rng)
+    for _ in range(count):
         side = int(rng.uniform(0.5, 0.9) * min(image.size))
         x, y = (int(rng.integers(0, full - side + 1)) for full in image.size)
-        yield png(np.asarray(image.crop((x, y, x + side, y + side)).resize((300, 300))) / 255)
+        yield png(_cropped(image, x, y, side))
+
+
+def near_copies(count: int, rng: np.random.Generator) -> Iterator[bytes]:
+    """One photograph as a shaken hand takes it: moved by a few pixels, a little darker or not."""
+    image = _foreign(rng)
+    side = int(0.7 * min(image.size))
+    for _ in range(count):
+        x, y = (int((full - side) / 2 + rng.normal(0, 0.02 * side)) for full in image.size)
+        yield png(rng.uniform(0.9, 1.1) * _cropped(image, x, y, side))
+
+
+def _foreign(rng: np.random.Generator) -> Image.Image:
+    name = FOREIGN[rng.integers(len(FOREIGN))]
+    with Image.open(Path(skimage.data.__file__).parent / name) as file:
+        return file.convert("RGB")
+
+
+def _cropped(image: Image.Image, x: int, y: int, side: int) -> NDArray[np.float64]:
+    return np.asarray(image.crop((x, y, x + side, y + side)).resize((300, 300))) / 255
 
 
 def corruptions(rng: np.random.Generator) -> Mapping[str, Callable[[Luma], Luma]]:
@@ -70,15 +89,20 @@ def corruptions(rng: np.random.Generator) -> Mapping[str, Callable[[Luma], Luma]
         return np.asarray(Image.open(file), dtype=np.float64) / 255
 
     def pixelated(x: Luma) -> Luma:
-        small = Image.fromarray(np.round(255 * x).astype(np.uint8)).resize((50, 50), Image.BOX)
-        return np.asarray(small.resize(x.shape[::-1], Image.NEAREST), dtype=np.float64) / 255
+        small = Image.fromarray(np.round(255 * x).astype(np.uint8)).resize(
+            (50, 50), Image.Resampling.BOX
+        )
+        return (
+            np.asarray(small.resize(x.shape[::-1], Image.Resampling.NEAREST), dtype=np.float64)
+            / 255
+        )
 
     def banded(x: Luma) -> Luma:
-        return x + 0.06 * np.sin(np.arange(len(x)) * 0.42)[:, None]
+        return np.asarray(x + 0.06 * np.sin(np.arange(len(x)) * 0.42)[:, None])
 
     def vignetted(x: Luma) -> Luma:
         y, z = np.ogrid[-0.5 : 0.5 : x.shape[0] * 1j, -0.5 : 0.5 : x.shape[1] * 1j]
-        return x * np.clip(1 - 2.2 * (y**2 + z**2), 0, 1)
+        return np.asarray(x * np.clip(1 - 2.2 * (y**2 + z**2), 0, 1))
 
     def scratched(x: Luma) -> Luma:
         broken, t = x.copy(), np.linspace(0, 1, 2000)

@@ -6,18 +6,20 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
 Vectors = NDArray[np.float64]
 Rival = Callable[[Vectors | None, Vectors], NDArray[np.float64]]
 
 PYOD = ("KNN", "LOF", "IForest", "HBOS", "PCA", "OCSVM", "ECOD", "COPOD", "CBLOF", "ABOD")
+SEEDED = {"IForest", "CBLOF", "PCA"}
 
 
 def fiftyone_uniqueness(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
@@ -38,32 +40,40 @@ def cleanlab_ood(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64
     return -np.asarray(model.score(features=pool))
 
 
+def isolation_forest(reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
+    model = IsolationForest(random_state=0).fit(pool if reference is None else reference)
+    return -np.asarray(model.score_samples(pool))
+
+
 def pyod(name: str, reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
     detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)
-    seeded = {"IForest", "CBLOF", "PCA"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = detector(**({"random_state": 0} if name in seeded else {}))
+        model = detector(**({"random_state": 0} if name in SEEDED else {}))
         model.fit(pool if reference is None else reference)
         scores = model.decision_scores_ if reference is None else model.decision_function(pool)
-    return np.asarray(scores)
+    return np.nan_to_num(np.asarray(scores, dtype=np.float64))
 
 
 RIVALS: Mapping[str, Rival] = {
     "FiftyOne uniqueness": fiftyone_uniqueness,
     "cleanlab": cleanlab_ood,
+    "Isolation Forest": isolation_forest,
     **{f"PyOD {name}": partial(pyod, name) for name in PYOD},
 }
 
 
 def cleanvision(images: Path) -> Mapping[str, float]:
-    """How faulty cleanvision finds each image of a folder: 1 - its least score, by file name."""
+    """How faulty cleanvision finds each image of a folder: 1 - its least score, by file name.
+
+    Only of the checks that look at one image alone, so that an image's score is its own.
+    """
     from cleanvision import Imagelab
 
-    kinds = ("dark", "light", "low_information", "blurry", "odd_aspect_ratio")
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    kinds = ("dark", "light", "low_information", "blurry")
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         lab = Imagelab(data_path=str(images))
         lab.find_issues({kind: {} for kind in kinds}, n_jobs=1)
     scores = lab.issues.filter(like="_score").min(axis=1)
-    return {Path(path).name: 1 - float(score) for path, score in scores.items()}
+    return {Path(str(path)).name: 1 - float(score) for path, score in scores.items()}

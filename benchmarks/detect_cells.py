@@ -1,0 +1,104 @@
+"""The cells of ELPV and other images, embedded once a process, and pools made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from benchmarks.detect_images import cells
+from benchmarks.detect_rivals import Rival
+from benchmarks.detect_rows import OURS, Floats
+from detectors.baseline import CROWD, fit_reference
+from detectors.mining import Budget, Findings, Policy, mine
+from detectors.pool import Pool
+from encoders.images import Limits, decode
+from encoders.registry import DEFAULT, load
+from schemas.records import LEVELS, Level
+
+Embedded = Mapping[Level, NDArray[np.float32]]
+Ints = NDArray[np.int64]
+
+BATCH = 64
+
+
+class Cells:
+    """ELPV: paths, defect probabilities (0, 1/3, 2/3, 1) and types of n cells, and the encoder.
+
+    few: how many certain defects to keep, without the doubtful cells; None for all cells.
+    rivals: what every score is compared with.
+    """
+
+    def __init__(self, few: int | None, rivals: Mapping[str, Rival]) -> None:
+        self.rivals = rivals
+        self.encoder = load(DEFAULT, threads=2)
+        paths, probability, types = cells()
+        kept = np.arange(len(paths))
+        if few is not None:
+            defects = np.flatnonzero(probability == 1)
+            some = np.random.default_rng(0).permutation(defects)[:few]
+            kept = np.sort(np.concatenate([np.flatnonzero(probability == 0), some]))
+        self.paths = [paths[row] for row in kept]
+        self.probability, self.types = probability[kept], types[kept]
+        self.clean = np.flatnonzero(self.probability == 0)
+        self.defects = np.flatnonzero(self.probability == 1)
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        return self.embed(path.read_bytes() for path in self.paths)
+
+    def of(self, rows: Ints) -> Embedded:
+        return {level: self.embedded[level][rows] for level in LEVELS}
+
+    def embed(self, images: Iterable[bytes]) -> Embedded:
+        """Encoded image files, as the pipeline would."""
+        preprocess, limits = self.encoder.info.preprocess, Limits()
+        pixels = (decode(data, preprocess, limits).pixels for data in images)
+        batches = iter(lambda: list(islice(pixels, BATCH)), [])
+        return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
+
+    def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
+        """A generator, and the clean and the defective rows in its order."""
+        rng = np.random.default_rng(seed)
+        return rng, rng.permutation(self.clean), rng.permutation(self.defects)
+
+    def with_few_defects(self, seed: int) -> Ints:
+        """All clean cells and 5% defects."""
+        _, clean, defects = self.split(seed)
+        return np.concatenate([clean, defects[: len(clean) // 19]])
+
+    def every_score(
+        self, reference: Embedded | None, pool: Embedded
+    ) -> Iterator[tuple[str, Floats]]:
+        """The scores of a pool by our default and by each rival, on the high level."""
+        yield OURS, ours(reference, pool).score
+        known = None if reference is None else reference["high"].astype(np.float64)
+        for method, rival in self.rivals.items():
+            yield method, rival(known, pool["high"].astype(np.float64))
+
+
+def joined(*parts: Embedded) -> Embedded:
+    return {level: np.concatenate([part[level] for part in parts]) for level in LEVELS}
+
+
+def pool_of(embedded: Embedded, near: Embedded | None = None) -> Pool:
+    """A pool with exact neighbours on the high level, among itself or among `near`."""
+    high = embedded["high"]
+    among = high if near is None else near["high"]
+    model = NearestNeighbors(n_neighbors=min(CROWD, len(among) - 1)).fit(among)
+    distances, _ = model.kneighbors(None if near is None else high)
+    n = len(high)
+    return Pool(
+        [f"{i:064x}" for i in range(n)], ["elpv"] * n, embedded, {}, distances.astype(np.float32)
+    )
+
+
+def ours(reference: Embedded | None, pool: Embedded) -> Findings:
+    """What a run finds by default."""
+    samples = pool_of(pool, reference)
+    baseline = None if reference is None else fit_reference(pool_of(reference))
+    return mine(samples, Policy(Budget(count=1)), baseline)

@@ -1,0 +1,92 @@
+"""The results of the detection benchmark in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detect_rows import OURS
+
+Rows = Mapping[str, Any]
+
+
+def plot(results: Mapping[str, Any], file: Path) -> None:
+    """Draw one panel a table; bars and whiskers are means and their 95% intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(2, 3, figsize=(17, 10), layout="constrained")
+    (first, second, loose), (broken, promised, worth) = panels
+    elpv, groups, captures, calibration, labels = (
+        results[part]["rows"] for part in ("elpv", "groups", "captures", "calibration", "labels")
+    )
+    _ranked(first, elpv["ref AUROC"], "solar cells against a reference: AUROC, %")
+    _ranked(second, elpv["5% AP"], "5% defects in one pool: average precision, %")
+    _groups(loose, groups)
+    _ranked(broken, captures["mean of 18 kinds"], "18 kinds of broken capture: recall at 2%, %")
+    _promises(promised, calibration)
+    _labels(worth, labels)
+    figure.savefig(file, dpi=100)
+
+
+def _ranked(panel: Any, row: Rows, title: str) -> None:
+    ranked = sorted(row["methods"].items(), key=lambda item: item[1]["mean"])
+    names = [name for name, _ in ranked]
+    means, intervals = ([each[key] for _, each in ranked] for key in ("mean", "interval"))
+    colours = ["tab:blue" if name == OURS else "lightgrey" for name in names]
+    panel.barh(names, means, xerr=intervals, color=colours, error_kw={"elinewidth": 1})
+    panel.set(title=title, xlim=(max(0, min(means) - 10), 100))
+
+
+def _groups(panel: Any, rows: Rows) -> None:
+    sizes = sorted({int(name.rsplit(" ", 1)[1]) for name in rows})
+    shown = (OURS, "PyOD KNN", "cleanlab", "FiftyOne uniqueness", "Isolation Forest")
+    for kind, line in (("loose", "o-"), ("tight", "s--")):
+        for i, method in enumerate(shown):
+            means = [rows[f"{kind} group of {n}"]["methods"][method]["mean"] for n in sizes]
+            panel.plot(sizes, means, line, color=f"C{i}", label=f"{method}, {kind}")
+    panel.set(
+        title="group of alike photographs: recall at 5%, %", xlabel="images in it", xscale="log"
+    )
+    panel.set_xticks(sizes, [str(n) for n in sizes])
+    panel.legend(frameon=False, fontsize=7, loc="lower left")
+
+
+def _promises(panel: Any, rows: Rows) -> None:
+    for i, row in enumerate(rows.values()):
+        methods = row["methods"]
+        rate, power = methods["rate"], methods.get("power")
+        panel.errorbar(i, rate["mean"], rate["interval"], fmt="o", color="tab:red", capsize=3)
+        if power:
+            panel.errorbar(i, power["mean"], power["interval"], fmt="o", color="tab:blue")
+        withdrawn = f"withdrawn\n{methods['withdrawn']['mean']:.0f}%"
+        panel.annotate(withdrawn, (i, 100), ha="center", fontsize=8)
+    panel.axhline(10, color="tab:red", linestyle=":")
+    names = [name.replace(", ", ",\n").replace(" by", "\nby") for name in rows]
+    panel.set_xticks(range(len(rows)), names, fontsize=8)
+    panel.set(title="a promise of 10%: false alarms (red), power (blue), %", ylim=(-3, 112))
+
+
+def _labels(panel: Any, rows: Rows) -> None:
+    for colour, (name, row) in zip(("C0", "C1"), rows.items(), strict=True):
+        methods = row["methods"]
+        sizes = sorted(int(m.split(" ")[1]) for m in methods if m.startswith("random "))
+        curve = [methods[f"random {n}"] for n in sizes]
+        means, intervals = ([each[key] for each in curve] for key in ("mean", "interval"))
+        panel.errorbar(
+            sizes, means, intervals, fmt="o-", color=colour, label=f"{name}: chosen by chance"
+        )
+        for method, mark in (("suggested", "*"), ("suggested in rounds", "D")):
+            panel.plot(
+                50,
+                methods[method]["mean"],
+                mark,
+                markersize=11,
+                color=colour,
+                label=f"{name}: {method}",
+            )
+    panel.set(title="labels: held-out average precision, %", xlabel="labels")
+    panel.legend(frameon=False, fontsize=8)
