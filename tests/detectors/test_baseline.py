@@ -93,6 +93,14 @@ def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
     assert "ranked to the budget" in findings.notes[-1]
 
 
+def test_a_pool_of_nothing_but_outliers_is_no_discovery_but_a_shift(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(300, wild=300, near=reference)
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1), fit_reference(reference))
+    assert findings.kinds.count("outlier") == 3
+    assert "shift" in findings.notes[-1]
+
+
 def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):
     reference = ordinary(400, source="day")
     start = np.datetime64("2026-03-01T00:00:00")

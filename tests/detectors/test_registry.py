@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from detectors import registry
-from detectors.baseline import fit_pool
+from detectors.baseline import fit_pool, fit_reference
 from detectors.mining import Budget, Policy, mine
 from detectors.pool import Patches
 from schemas.errors import UsageError
@@ -18,15 +19,81 @@ def test_a_lone_oddity_comes_first(name, ordinary):
     assert np.argmax(registry.detector(name)(pool, fit_pool(pool))) == 0
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in registry.DETECTORS if n not in ("uncertainty", "patch")]
-)
+OF_VECTORS = [n for n in registry.DETECTORS if n not in ("uncertainty", "patch")]
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_every_detector_is_sane_on_few_samples(name, n, ordinary):
     pool = ordinary(n)
     scores = registry.detector(name)(pool, fit_pool(pool))
     assert scores.shape == (n,)
     assert np.isfinite(scores).all()
+
+
+def rows_of(pool, rows):
+    """The pool's samples of `rows`, whose copies are each other's nearest neighbours."""
+    embeddings = {level: X[rows] for level, X in pool.embeddings.items()}
+    distances = cdist(embeddings["high"], embeddings["high"])
+    np.fill_diagonal(distances, np.inf)
+    return replace(
+        pool,
+        sample_ids=[f"{i:064x}" for i in range(len(rows))],
+        sources=["line-3"] * len(rows),
+        embeddings=embeddings,
+        distances=np.sort(distances, axis=1)[:, :-1][:, :100].astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_equal_samples_are_equally_ordinary(name, ordinary):
+    findings = mine(rows_of(ordinary(3), [0] * 40), Policy(detector=name))
+    assert findings.score.tolist() == [0.0] * 40
+    assert len(findings.flagged) == 0
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_copies_of_ordinary_samples_are_not_strange(name, ordinary):
+    pool = rows_of(ordinary(200, odd=1), [*range(200), *range(1, 41), *range(1, 41)])
+    score = mine(pool, Policy(detector=name)).score
+    assert np.isfinite(score).all()
+    assert np.argmax(score) == 0
+    assert np.median(score[200:]) < 1
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_every_detector_refuses_what_is_not_finite(name, ordinary):
+    pool = ordinary(50)
+    high = pool.embeddings["high"].copy()
+    high[7, 0] = np.nan
+    with pytest.raises(ValueError, match="row 7"):
+        mine(replace(pool, embeddings={**pool.embeddings, "high": high}), Policy(detector=name))
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_a_pool_of_nothing_but_outliers_is_ranked_to_the_budget(name, ordinary):
+    findings = mine(ordinary(60, wild=60), Policy(Budget(count=5), detector=name))
+    assert np.isfinite(findings.score).all()
+    assert findings.kinds.count("outlier") == 5
+
+
+def test_lof_is_that_of_its_definition(ordinary):
+    pool = ordinary(60, odd=2)
+    gaps = cdist(pool.embeddings["high"], pool.embeddings["high"])
+    near = np.argsort(gaps, axis=1)[:, 1:21]
+    reach = np.sort(gaps, axis=1)[:, 20]  # how far the 20th neighbour of each is
+    within = np.maximum(np.take_along_axis(gaps, near, axis=1), reach[near])
+    density = 1 / within.mean(axis=1)
+    expected = density[near].mean(axis=1) / density
+    np.testing.assert_allclose(registry.lof(pool, fit_pool(pool)), expected, rtol=1e-5)
+
+
+def test_levels_are_averaged(ordinary):
+    reference = ordinary(200)
+    baseline, pool = fit_reference(reference), ordinary(50, near=reference)
+    z = baseline.scales.z(baseline.measure(pool), pool.sources)
+    expected = (z["low"] + z["mid"] + z["high"]) / 3
+    np.testing.assert_allclose(registry.levels(pool, baseline), expected)
 
 
 def test_the_doubt_of_a_users_model_is_a_detector(ordinary):
