@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from sklearn.cluster import HDBSCAN
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist, squareform
 
-from detectors.scores import Ints
+from detectors.scores import LEAST, Floats, Ints
 
 SMALLEST = 3
 """Two alike flags are judged as fast one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Alike flags. medoid: the position, among the flags, of the one nearest to all others.
-    spread: mean distance to it."""
-
-    medoid: int
-    size: int
-    spread: float
+MOST = 5000
+"""Flags that are compared with one another, the first of the list; they take 600 MB."""
 
 
 def find_groups(
     vectors: NDArray[np.floating], to_normal: NDArray[np.floating]
-) -> tuple[Ints, list[Group]]:
-    """Dense groups among f flags, by HDBSCAN (Campello et al., 2013; scikit-learn's).
+) -> tuple[Ints, Floats]:
+    """Groups among f flags, the best first, by average linkage (Sokal and Michener, 1958).
 
     vectors: (f, d) of the scored level. to_normal: (f,) the distance of each to its closest
-    unflagged sample, NaN where there is none. A member lies closer to its medoid than to
-    what is normal: odd in different ways is no group. Returns the group (f,) of each, -1 for
-    none, numbered by their first flag, and the groups in that order.
+    unflagged sample, NaN where there is none. Two flags are as far apart as their distance is in
+    units of the way to what is normal, and a group ends where its members are on average no
+    closer to one another than to that: odd in different ways is no group.
+
+    Returns the group (f,) of each, numbered from 0 by their best flags, -1 for none; and the
+    distance (f,) of each to the medoid of its group, the member nearest to all others, which is
+    itself at 0; NaN for none.
     """
-    f = len(vectors)
-    none = np.full(f, -1, dtype=np.int64)
-    if f < 2 * SMALLEST:
-        return none, []
-    X = np.asarray(vectors, dtype=np.float64)
-    found = HDBSCAN(min_cluster_size=SMALLEST, allow_single_cluster=True, copy=True).fit(X).labels_
-    labels = none
-    groups: list[Group] = []
-    for label in sorted(set(found[found >= 0]), key=lambda each: int(np.argmax(found == each))):
-        members = np.flatnonzero(found == label)
-        gaps = cdist(X[members], X[members])
-        medoid = int(np.argmin(gaps.sum(axis=1)))
-        alike = ~(gaps[medoid] >= to_normal[members])
-        size = int(alike.sum())
-        if size < SMALLEST:
-            continue
-        labels[members[alike]] = len(groups)
-        groups.append(
-            Group(int(members[medoid]), size, float(gaps[medoid][alike].sum() / (size - 1)))
-        )
-    return labels, groups
+    group = np.full(len(vectors), -1, dtype=np.int64)
+    to_medoid = np.full(len(vectors), np.nan)
+    if len(vectors) < SMALLEST:
+        return group, to_medoid
+    gaps = squareform(pdist(np.asarray(vectors[:MOST], dtype=np.float64)))
+    reach = np.maximum(np.nan_to_num(to_normal[:MOST]), LEAST)
+    ratio = gaps / np.minimum.outer(reach, reach)
+    found = fcluster(linkage(squareform(ratio, checks=False), "average"), 1.0, "distance")
+    _, first, sizes = np.unique(found, return_index=True, return_counts=True)
+    for number, start in enumerate(np.sort(first[sizes >= SMALLEST])):
+        members = np.flatnonzero(found == found[start])
+        among = gaps[np.ix_(members, members)]
+        group[members] = number
+        to_medoid[members] = among[among.sum(axis=1).argmin()]
+    return group, to_medoid

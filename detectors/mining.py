@@ -20,7 +20,7 @@ from detectors.baseline import CROWD, Baseline, Measures, fit_pool
 from detectors.calibration import Promise, p_values_by_source, promise
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
-from detectors.groups import Group, find_groups
+from detectors.groups import find_groups
 from detectors.pool import Pool
 from detectors.registry import DEFAULT, detector
 from detectors.scores import STRANGE_Z, Floats, Ints, Mask, linear_z, share_below
@@ -109,7 +109,8 @@ class Findings:
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
     faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
-    fewer; nearest_distances: (f, m), NaN there. group: (f,) index into groups, -1 for none.
+    fewer; nearest_distances: (f, m), NaN there. group: (f,) alike flags of one kind, numbered from
+    0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
     shifts: sources that moved as a whole. notes: what the run must say, one line each.
     moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
     that an unflagged near-duplicate is counted with, -1 for none.
@@ -125,7 +126,7 @@ class Findings:
     nearest: Ints
     nearest_distances: Floats
     group: Ints
-    groups: list[Group]
+    group_distance: Floats
     shifts: list[Shift]
     notes: list[str]
     moved: int
@@ -174,7 +175,7 @@ def mine(
     flagged = np.concatenate([outliers, faults])
     nearest, nearest_distances = nearest_unflagged(pool, flagged, policy, copies)
     closest = nearest_distances[:, 0] if policy.nearest else np.full(len(flagged), np.nan)
-    group, groups = find_groups(pool.embeddings[policy.level][flagged], closest)
+    group, group_distance = _groups(pool.embeddings[policy.level][flagged], closest, len(outliers))
 
     usual = reasons.UsualRange(pool.sources, pool.quality)
     why = [
@@ -205,7 +206,7 @@ def mine(
         nearest=nearest,
         nearest_distances=nearest_distances,
         group=group,
-        groups=groups,
+        group_distance=group_distance,
         shifts=shifts,
         notes=[*map(str, shifts), *notes, *_unscored(pool)],
         moved=len(np.setdiff1d(outliers, unmoved)),
@@ -288,6 +289,14 @@ def _confirmed(
         reasons.confirmed_reasons(names[i], gap) if gap < limit or np.isnan(limit) else ()
         for i, gap, limit in zip(best, gaps.min(axis=1), closest, strict=True)
     ]
+
+
+def _groups(vectors: NDArray[np.floating], to_normal: Floats, outliers: int) -> tuple[Ints, Floats]:
+    """The groups of the outliers, which come first, and then those of the capture faults."""
+    group, distance = find_groups(vectors[:outliers], to_normal[:outliers])
+    others, their_distance = find_groups(vectors[outliers:], to_normal[outliers:])
+    others[others >= 0] += group.max(initial=-1) + 1
+    return np.concatenate([group, others]), np.concatenate([distance, their_distance])
 
 
 def nearest_unflagged(

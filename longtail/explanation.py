@@ -14,13 +14,12 @@ from detectors import reasons
 from detectors.scores import Floats
 from index.search import Snapshot
 from index.store import IndexStore
+from longtail.flags import read_flags
 from longtail.opened import Opened, open_index
 from longtail.verdicts import VerdictLog
-from pipelines import notes
-from pipelines.notes import FlagGroup
 from schemas.catalog import Catalog
 from schemas.errors import NotFoundError
-from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Level, Neighbour, Verdict
+from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Group, Level, Neighbour, Verdict
 
 _SHOWN = 3
 
@@ -50,7 +49,7 @@ class Explanation:
     z: Mapping[Level, float]
     quality: Mapping[str, float]
     reasons: tuple[str, ...]
-    group: FlagGroup | None
+    group: Group | None
     nearest: tuple[Neighbour, ...]
     confirmed: tuple[Neighbour, ...]
     verdicts: tuple[Verdict, ...]
@@ -70,7 +69,6 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
         )
     row = found[0]
     pool = catalog.scores.read(["sample_id", "score", "rank"], of_run)
-    groups = notes.read(catalog.run(run_id)).groups
     edge_cases = [id_ for id_, given in log.latest().items() if given.label == "edge_case"]
     normal = pool.filter(pool["rank"].is_null())["sample_id"].to_pylist()
     opened = open_index(IndexStore(catalog.index(row["encoder"])), catalog.samples, row["encoder"])
@@ -83,11 +81,18 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
         z={level: row[f"z_{level}"] for level in LEVELS},
         quality=quality,
         reasons=tuple(row["reasons"] or _reasons(row, pool["score"].to_numpy(), usual)),
-        group=None if row["group"] is None else groups[row["group"]],
+        group=_group(catalog, row),
         nearest=_closest(opened, sample_id, set(normal).difference(edge_cases)),
         confirmed=_closest(opened, sample_id, edge_cases),
         verdicts=tuple(log.history(sample_id)),
     )
+
+
+def _group(catalog: Catalog, row: Mapping[str, Any]) -> Group | None:
+    if row["group"] is None:
+        return None
+    flags = read_flags(catalog, row["run_id"])
+    return next((flag.group for flag in flags if flag.sample_id == row["sample_id"]), None)
 
 
 def _quality(catalog: Catalog, row: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:

@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from schemas.catalog import Catalog
-from schemas.errors import LongtailError, WorkspaceBusyError, WorkspaceError
+from schemas.errors import LongtailError, NotFoundError, WorkspaceBusyError, WorkspaceError
 
 METRICS = "metrics.json"
 FAILED = "failed.json"
@@ -171,6 +171,14 @@ def mining_runs(catalog: Catalog) -> list[str]:
 def newest_mining_run(catalog: Catalog) -> str | None:
     """Id of the newest run that published scores; None if there is none."""
     return max(mining_runs(catalog), default=None)
+
+
+def mining_run(catalog: Catalog, run_id: str | None = None) -> str | None:
+    """`run_id`, else the newest mining run if any. Raises NotFoundError for one that is none."""
+    newest = newest_mining_run(catalog)
+    if run_id is not None and run_id not in mining_runs(catalog):
+        raise NotFoundError(f"no mining run '{run_id}'; the newest is {newest}")
+    return run_id or newest
 
 
 def metrics(catalog: Catalog, run_id: str) -> dict[str, Any]:

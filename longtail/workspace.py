@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from longtail import maintenance, runs, settings
 from longtail.filters import Filter
 from longtail.finding import Finder, Question
-from longtail.flags import read_flags
+from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
 from longtail.runs import RunSummary
 from longtail.verdicts import VerdictLog
@@ -148,9 +148,8 @@ class Workspace:
         self, run_id: str | None = None, kind: FlagKind | None = None, top: int | None = None
     ) -> list[Flag]:
         """The flags of a mining run (the newest one), best first. Raises NotFoundError."""
-        if run_id is None and runs.newest_mining_run(self.catalog) is None:
-            return []
-        return read_flags(self.catalog, self._mining_run(run_id), kind)[:top]
+        run_id = runs.mining_run(self.catalog, run_id)
+        return [] if run_id is None else read_flags(self.catalog, run_id, kind)[:top]
 
     def explain(self, sample_id: str, run_id: str | None = None) -> Explanation:
         """Why a sample, flagged or not, stands where it does in a mining run (the newest one).
@@ -279,18 +278,23 @@ class Workspace:
         tags: Sequence[str] = (),
         note: str = "",
         reviewer: str | None = None,
+        *,
+        group: bool = False,
+        run_id: str | None = None,
     ) -> list[Verdict]:
         """Record what a person says of samples, each named by its id or a unique prefix.
 
-        All or none are recorded. Raises NotFoundError for an unknown sample, UsageError where no
-        reviewer is given and the user has no name.
+        group: the verdict is on every flag that is in a group with one of them. run_id: the mining
+        run that was looked at (the newest one). All or none are recorded. Raises NotFoundError for
+        an unknown sample or run, UsageError where no reviewer is given and the user has no name,
+        and with `group` for a sample that is in none.
         """
-        now, run_id = datetime.now(UTC), runs.newest_mining_run(self.catalog)
-        reviewer = reviewer or _user()
-        verdicts = [
-            Verdict(self.resolve(sample_id), label, tuple(tags), note, reviewer, now, run_id)
-            for sample_id in sample_ids
-        ]
+        now, reviewer = datetime.now(UTC), reviewer or _user()
+        run_id = runs.mining_run(self.catalog, run_id)
+        ids = [self.resolve(sample_id) for sample_id in sample_ids]
+        if group:
+            ids = with_alike(self.flags(run_id), ids)
+        verdicts = [Verdict(id_, label, tuple(tags), note, reviewer, now, run_id) for id_ in ids]
         self.verdicts.append(verdicts)
         return verdicts
 
@@ -385,13 +389,10 @@ class Workspace:
         return self._finder.resolve(prefix)
 
     def _mining_run(self, run_id: str | None) -> str:
-        """The run of this id, the newest for None. Raises NotFoundError where it mined nothing."""
-        there = runs.mining_runs(self.catalog)
-        if not there:
+        found = runs.mining_run(self.catalog, run_id)
+        if found is None:
             raise NotFoundError(f"{self.root} has no mining run yet; 'longtail run' makes one")
-        if run_id is not None and run_id not in there:
-            raise NotFoundError(f"no mining run '{run_id}'; the newest is {there[-1]}")
-        return run_id or there[-1]
+        return found
 
     def _described(self, source: str | None, before: datetime | None) -> list[str]:
         if source is None and before is None:

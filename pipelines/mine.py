@@ -104,7 +104,7 @@ class Score(beam.DoFn):
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
-        notes.record(options.catalog.run(options.run_id), notes.of_findings(findings, pool))
+        notes.record(options.catalog.run(options.run_id), notes.of_findings(findings))
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
         self.flagged.inc(len(findings.flagged))
@@ -195,7 +195,11 @@ def scores_table(
             "level": pa.array(findings.level, pa.string()),
             **{name: pa.array(values, pa.float32()) for name, values in z.items()},
             "group": pa.array(
-                of_flags([g if g >= 0 else None for g in findings.group]), pa.int64()
+                of_flags([g + 1 if g >= 0 else None for g in findings.group]), pa.int64()
+            ),
+            "group_distance": pa.array(
+                of_flags([None if np.isnan(d) else d for d in findings.group_distance]),
+                pa.float32(),
             ),
             "reasons": pa.array(
                 of_flags([list(why) for why in findings.reasons]), pa.list_(pa.string())

@@ -2,7 +2,6 @@
 
 notes: one line each: a promise that is kept or withdrawn, a source that has shifted.
 moved: how many outliers owe their place to verdicts.
-groups: alike flags, by the number that the scores table gives them.
 """
 
 from __future__ import annotations
@@ -12,18 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from detectors.mining import Findings
-from detectors.pool import Pool
 
 NOTES = "notes.json"
-
-
-@dataclass(frozen=True, slots=True)
-class FlagGroup:
-    """Alike flags. medoid: id of the sample nearest to all others, at a mean distance `spread`."""
-
-    medoid: str
-    size: int
-    spread: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +21,11 @@ class Notes:
 
     notes: tuple[str, ...] = ()
     moved: int = 0
-    groups: tuple[FlagGroup, ...] = ()
 
 
-def of_findings(findings: Findings, pool: Pool) -> Notes:
+def of_findings(findings: Findings) -> Notes:
     """What the findings of a pool have to say."""
-    groups = [
-        FlagGroup(pool.sample_ids[findings.flagged[group.medoid]], group.size, group.spread)
-        for group in findings.groups
-    ]
-    return Notes(tuple(findings.notes), findings.moved, tuple(groups))
+    return Notes(tuple(findings.notes), findings.moved)
 
 
 def record(folder: Path, notes: Notes) -> None:
@@ -56,5 +40,4 @@ def read(folder: Path) -> Notes:
     if not (folder / NOTES).exists():
         return Notes()
     content = json.loads((folder / NOTES).read_text("utf-8"))
-    groups = tuple(FlagGroup(**group) for group in content["groups"])
-    return Notes(tuple(content["notes"]), content["moved"], groups)
+    return Notes(tuple(content["notes"]), content["moved"])

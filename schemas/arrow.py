@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.records import QUALITY_STATISTICS, Flag, ImageRef, Level, Neighbour, Reject
+from schemas.records import QUALITY_STATISTICS, Flag, Group, ImageRef, Level, Neighbour, Reject
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _VECTOR = pa.list_(pa.float32())
@@ -122,6 +122,7 @@ SCORES = pa.schema(
         pa.field("z_mid", pa.float32(), nullable=False),
         pa.field("z_high", pa.float32(), nullable=False),
         pa.field("group", pa.int64()),
+        pa.field("group_distance", pa.float32()),
         pa.field("reasons", pa.list_(pa.string())),
         pa.field("nearest", pa.list_(NEIGHBOUR)),
         pa.field("duplicate_of", pa.string()),
@@ -129,6 +130,7 @@ SCORES = pa.schema(
 )
 """One row per sample and mining run, partitioned by run; kind and rank are null without a flag.
 
+group: alike flags of a run, numbered from 1. group_distance: to the group's medoid, 0 for itself.
 duplicate_of: the flagged sample that an unflagged near-duplicate is counted with.
 """
 
@@ -218,8 +220,8 @@ def rejects_table(rejects: Sequence[Reject], limits: str, run_id: str) -> pa.Tab
     return pa.table(columns, schema=REJECTS)
 
 
-def flag_from_row(row: dict[str, Any]) -> Flag:
-    """A row of the scores table, as Arrow gives it, with kind and rank set."""
+def flag_from_row(row: dict[str, Any], group: Group | None = None) -> Flag:
+    """A row of the scores table, as Arrow gives it, with kind and rank set, and its group."""
     return Flag(
         rank=row["rank"],
         kind=row["kind"],
@@ -229,7 +231,7 @@ def flag_from_row(row: dict[str, Any]) -> Flag:
         score=row["score"],
         p_value=row["p_value"],
         level=row["level"],
-        group=row["group"],
+        group=group,
         reasons=tuple(row["reasons"] or ()),
         nearest=tuple(Neighbour(**near) for near in row["nearest"] or ()),
         run_id=row["run_id"],

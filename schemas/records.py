@@ -96,6 +96,19 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Alike flags of one run and kind; `number` starts at 1, with the group of the best flag.
+
+    medoid: sample_id of the member nearest to all others. spread: their mean distance to it.
+    """
+
+    number: int
+    size: int
+    medoid: str
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
 class Flag:
     """A sample called an edge case by one mining run. `rank` starts at 1, outliers before faults.
 
@@ -113,7 +126,7 @@ class Flag:
     score: float
     p_value: float | None
     level: Level
-    group: int | None
+    group: Group | None
     reasons: tuple[str, ...]
     nearest: tuple[Neighbour, ...]
     run_id: str

@@ -17,7 +17,7 @@ from schemas.errors import UsageError, WorkspaceError
 if TYPE_CHECKING:
     from longtail.runs import RunSummary
     from longtail.workspace import Workspace
-    from schemas.records import Flag, FlagKind
+    from schemas.records import Flag, FlagKind, Group
 
 SAMPLE_ID_DIGITS = 12
 _KINDS: Mapping[FlagKind, str] = {"outlier": "outlier", "capture_fault": "fault"}
@@ -135,14 +135,17 @@ def index_line(state: dict[str, Any]) -> str:
 
 
 def print_flags(flags: Sequence[Flag]) -> None:
-    """A table of flags for a person, best first."""
+    """A table of flags for a person, best first, and one of the groups they are in."""
     mixed = len({flag.kind for flag in flags}) > 1
+    groups = {flag.group.number: flag.group for flag in flags if flag.group}
+    kind, group = ["kind"] * mixed, ["group"] * bool(groups)
     print_table(
-        ("rank", *["kind"] * mixed, "sample", "image", "score", "p-value", "level", "why"),
+        ("rank", *kind, *group, "sample", "image", "score", "p-value", "level", "why"),
         [
             (
                 str(flag.rank),
                 *[_KINDS[flag.kind]] * mixed,
+                *[str(flag.group.number) if flag.group else "-"] * bool(groups),
                 flag.sample_id[:SAMPLE_ID_DIGITS],
                 short_uri(flag.uri),
                 f"{flag.score:.4f}",
@@ -152,8 +155,29 @@ def print_flags(flags: Sequence[Flag]) -> None:
             )
             for flag in flags
         ],
-        right={"rank", "score", "p-value"},
+        right={"rank", "group", "score", "p-value"},
     )
+    if groups:
+        print()
+        _print_groups([group for _, group in sorted(groups.items())])
+
+
+def _print_groups(groups: Sequence[Group]) -> None:
+    print_table(
+        ("group", "alike", "spread", "in its middle"),
+        [
+            (
+                str(group.number),
+                f"{group.size:,}",
+                f"{group.spread:.2f}",
+                group.medoid[:SAMPLE_ID_DIGITS],
+            )
+            for group in groups
+        ],
+        right={"group", "alike", "spread"},
+    )
+    example = groups[0].medoid[:SAMPLE_ID_DIGITS]
+    print(f"one look judges a group, such as: longtail verdict {example} VERDICT --group")
 
 
 def short_uri(uri: str) -> str:

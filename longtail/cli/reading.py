@@ -179,6 +179,12 @@ def verdict(
     reviewer: Annotated[
         str | None, typer.Option(help="Who judges; else the user.", show_default=False)
     ] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Judge every flag that is in a group with them.")
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="The run looked at; else the newest.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Record what you say of samples; the latest counts.
@@ -191,7 +197,9 @@ def verdict(
         raise UsageError(f"'{last}' is no verdict; end with one of {', '.join(VERDICT_LABELS)}")
     if not sample_ids:
         raise UsageError(f"which sample is '{label}'? give its id before the verdict")
-    verdicts = open_workspace(workspace).verdict(sample_ids, label, tag or (), note, reviewer)
+    verdicts = open_workspace(workspace).verdict(
+        sample_ids, label, tag or (), note, reviewer, group=group, run_id=run
+    )
     if as_json:
         print_json([asdict(given) for given in verdicts])
     else:

@@ -12,19 +12,28 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from longtail import runs
-from longtail.flags import read_flags
-from longtail.report.data import Histogram, LevelSpread, Rejected, ReportData, Share, Stage
+from longtail.flags import alike, read_flags
+from longtail.report.data import (
+    MOST_ALIKE,
+    Card,
+    Histogram,
+    LevelSpread,
+    Rejected,
+    ReportData,
+    Share,
+    Stage,
+)
 from longtail.report.render import render
 from longtail.thumbnails import thumbnails
 from pipelines import notes
 from pipelines.publish import read_audits
 from schemas.catalog import Catalog
-from schemas.records import LEVELS, Flag
+from schemas.records import LEVELS
 
-MOST_FLAGS = 60
-MOST_FAULTS = 18
+MOST_CARDS = 60
+MOST_FAULT_CARDS = 18
 MOST_SOURCES = 8
-"""What bounds a report's size: about 2 MB with 4 thumbnails a flag."""
+"""What bounds a report's size: 1 MB with 4 thumbnails a card, and 3 KB for each alike flag."""
 
 _EXAMPLES = 3
 _STEPS = {"ingest": "ingested", "index": "indexed", "mine": "mined"}
@@ -58,7 +67,8 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     flags = read_flags(catalog, run_id)
     outliers = [flag for flag in flags if flag.kind == "outlier"]
     faults = [flag for flag in flags if flag.kind == "capture_fault"]
-    shown, shown_faults = outliers[:MOST_FLAGS], faults[:MOST_FAULTS]
+    cards = tuple(map(Card.of, alike(outliers)[:MOST_CARDS]))
+    fault_cards = tuple(map(Card.of, alike(faults)[:MOST_FAULT_CARDS]))
     # A run may be killed after it published its scores and before it wrote its metrics.
     summary = metrics.get("summary", {})
     return ReportData(
@@ -81,9 +91,9 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         scores=_score_histogram(scores),
         levels=_levels(scores),
         sources=_sources(scores),
-        flags=tuple(shown),
-        faults=tuple(shown_faults),
-        thumbnails=thumbnails(catalog, encoder, _pictured([*shown, *shown_faults])),
+        cards=cards,
+        fault_cards=fault_cards,
+        thumbnails=thumbnails(catalog, encoder, _pictured([*cards, *fault_cards])),
     )
 
 
@@ -173,8 +183,9 @@ def _sources(scores: pa.Table) -> tuple[Share, ...]:
     return tuple(shown)
 
 
-def _pictured(flags: Iterable[Flag]) -> set[str]:
+def _pictured(cards: Iterable[Card]) -> set[str]:
     ids = set()
-    for flag in flags:
-        ids |= {flag.sample_id, *(near.sample_id for near in flag.nearest)}
+    for card in cards:
+        ids |= {card.flag.sample_id, *(near.sample_id for near in card.flag.nearest)}
+        ids |= {flag.sample_id for flag in card.others[:MOST_ALIKE]}
     return ids

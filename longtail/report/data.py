@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from schemas.audit import Audit
 from schemas.records import Flag, Level
+
+MOST_ALIKE = 30
+"""Thumbnails of alike flags on one card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,38 @@ class LevelSpread:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """What one look judges: a flag by itself, or the medoid of a group and all of its members.
+
+    members: best first, the medoid among them; just the flag itself where it is in no group.
+    """
+
+    flag: Flag
+    members: tuple[Flag, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Flag]) -> Card:
+        """The card of alike flags, best first."""
+        group = members[0].group
+        medoid = next((flag for flag in members if group and flag.sample_id == group.medoid), None)
+        return cls(medoid or members[0], tuple(members))
+
+    @property
+    def others(self) -> tuple[Flag, ...]:
+        """The members beside the one that the card shows."""
+        return tuple(flag for flag in self.members if flag is not self.flag)
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """All that one report tells.
 
     seconds: how long the run took; None for one that was cut off after it had published.
     settings: what was mined and by which policy, as text. notes: what mining had to say, one line
     each. samples: the pool that was mined.
-    flags, faults: the best outliers and capture faults, by rank; of `outliers` and
-    `capture_faults` in all. thumbnails: JPEG bytes by sample id, of those and their neighbours.
+    cards, fault_cards: the best outliers and capture faults, by rank; of `outliers` and
+    `capture_faults` in all. thumbnails: JPEG bytes by sample id, of those and their
+    neighbours.
     """
 
     run_id: str
@@ -122,6 +149,6 @@ class ReportData:
     scores: Histogram
     levels: tuple[LevelSpread, ...]
     sources: tuple[Share, ...]
-    flags: tuple[Flag, ...]
-    faults: tuple[Flag, ...]
+    cards: tuple[Card, ...]
+    fault_cards: tuple[Card, ...]
     thumbnails: Mapping[str, bytes]

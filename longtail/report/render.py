@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 
 import jinja2
 from markupsafe import Markup
 
-from longtail.report.data import Histogram, ReportData
+from longtail.report.data import MOST_ALIKE, Card, Histogram, ReportData
 from schemas.records import Level
 
 _GAP = 0.12  # of a bin's width, between bars
@@ -46,6 +46,7 @@ def _environment() -> jinja2.Environment:
         "count": "{:,}".format,
         "duration": duration,
         "file_name": file_name,
+        "flags": flags,
         "jpeg": jpeg_uri,
         "percent": percent,
         "plural": plural,
@@ -53,7 +54,7 @@ def _environment() -> jinja2.Environment:
         "ticks": ticks,
         "utc": utc,
     }
-    environment.globals["meaning"] = MEANING
+    environment.globals |= {"meaning": MEANING, "most_alike": MOST_ALIKE}
     return environment
 
 
@@ -99,6 +100,11 @@ def duration(seconds: float) -> str:
 def file_name(uri: str) -> str:
     """The last part of a URI."""
     return uri.rstrip("/").rpartition("/")[2] or uri
+
+
+def flags(cards: Iterable[Card]) -> int:
+    """How many flags the cards are of."""
+    return sum(len(card.members) for card in cards)
 
 
 def jpeg_uri(data: bytes) -> str:

@@ -148,13 +148,11 @@ def test_a_confirmed_edge_case_nearby_is_a_reason(ordinary):
 
 def test_alike_flags_form_a_group_with_a_medoid(ordinary):
     findings = mine(ordinary(300, odd=8), Policy(Budget(count=16)))
-    group = findings.group[np.flatnonzero(findings.flagged < 8)]
-    assert len(set(group)) == 1
-    assert group[0] >= 0
-    found = findings.groups[group[0]]
-    assert found.size == 8
-    assert findings.flagged[found.medoid] < 8
-    assert 0 < found.spread < 1
+    number = findings.group[np.flatnonzero(findings.flagged < 8)[0]]
+    members = findings.group == number
+    assert set(findings.flagged[members]) == set(range(8))
+    assert np.sort(findings.group_distance[members])[0] == 0
+    assert np.isnan(findings.group_distance[findings.group < 0]).all()
 
 
 def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):

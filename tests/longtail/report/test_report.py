@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from longtail.report import render, write_report
-from longtail.report.collect import MOST_FAULTS, MOST_FLAGS, MOST_SOURCES, collect
+from longtail.report.collect import MOST_CARDS, MOST_FAULT_CARDS, MOST_SOURCES, collect
 from longtail.report.data import Histogram
 from longtail.report.render import bars, duration, file_name, percent, plural, rate
 from pipelines.publish import record_audit
@@ -39,8 +39,13 @@ def sample_id(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def fill(catalog: Catalog, samples: int, outliers: int, faults: int, sources: int = 3) -> None:
-    """A workspace as one run leaves it: the first samples are flagged, in order."""
+def fill(
+    catalog: Catalog, samples: int, outliers: int, faults: int, sources: int = 3, alike: int = 0
+) -> None:
+    """A workspace as one run leaves it: the first samples are flagged, in order.
+
+    Of the outliers the last `alike` are a group, with the last of all in its middle.
+    """
 
     def source(number: int) -> str:
         return f"line {number % sources}"
@@ -72,6 +77,8 @@ def fill(catalog: Catalog, samples: int, outliers: int, faults: int, sources: in
             "rank": n + 1 if n < flags else None,
             "score": 1 - n / samples,
             "p_value": 0.0123 if n == 0 else None,
+            "group": 1 if outliers - alike <= n < outliers else None,
+            "group_distance": (outliers - 1 - n) / 10,
             "level": "low" if n >= outliers else "high",
             **{"z_low": 1.0, "z_mid": 0.0, "z_high": 9.0 if n < outliers else -1.0},
             "reasons": [f"reason {n}.{i}" for i in range(5)] if n < flags else None,
@@ -247,15 +254,28 @@ def test_nothing_is_loaded_and_no_text_is_markup(catalog: Catalog) -> None:
 def test_the_size_is_bounded(catalog: Catalog) -> None:
     fill(catalog, samples=300, outliers=100, faults=50, sources=30)
     data = collect(catalog, RUN)
-    assert (len(data.flags), data.outliers) == (MOST_FLAGS, 100)
-    assert (len(data.faults), data.capture_faults) == (MOST_FAULTS, 50)
-    assert len(data.thumbnails) == MOST_FLAGS + MOST_FAULTS + 3
+    assert (len(data.cards), data.outliers) == (MOST_CARDS, 100)
+    assert (len(data.fault_cards), data.capture_faults) == (MOST_FAULT_CARDS, 50)
+    assert len(data.thumbnails) == MOST_CARDS + MOST_FAULT_CARDS + 3
     assert [share.name for share in data.sources[MOST_SOURCES:]] == ["22 more sources"]
     assert sum(share.samples for share in data.sources) == 300
     assert sum(share.flags for share in data.sources) == 150
     page = Page(render(data))
     assert "The first 60 of 100, strangest first." in page.text
     assert "The first 18 of 50; they take no place" in page.text
+
+
+def test_a_group_is_one_card_at_the_rank_of_its_best_flag(catalog: Catalog) -> None:
+    fill(catalog, samples=100, outliers=63, faults=1, alike=60)
+    data = collect(catalog, RUN)
+    assert [len(card.members) for card in data.cards] == [1, 1, 1, 60]
+    page = Page(render(data))
+    assert "Strangest first. Alike ones share a card with the one in their middle" in page.text
+    assert "4 high level score 0.3800 alike 60, spread 3.00" in page.text
+    assert "alike, with their ranks 4 5 6" in page.text
+    assert "33 and 29 more" in page.text
+    assert len(data.thumbnails) == 3 + 1 + 30 + 1 + 3
+    assert f"longtail verdict {sample_id(62)[:10]} junk --group --run {RUN}" in page.text
 
 
 def test_the_histograms_count_every_sample_and_flag(catalog: Catalog) -> None:
