@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,10 @@ def rows_by_source(sources: Sequence[str]) -> dict[str, np.ndarray]:
 class Baseline:
     """The fitted state of a reference, so that a score means the same in every later run.
 
-    sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every one held
-    against the others; its scores calibrate p-values and its spread tells a shift. level: the
-    one that is scored. neighbours: k of the isolation. crowd: how many neighbours are one,
-    0 where none is asked. directions: of the scored level, None where no group can hide.
+    sample_ids, sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every
+    one held against the others; its scores calibrate p-values and its spread tells a shift.
+    level: the one that is scored. neighbours: k of the isolation. crowd: how many neighbours are
+    one, 0 where none is asked. directions: of the scored level, None where no group can hide.
     about: what it was fitted on, for people and for checks (name, encoder, index snapshot).
     """
 
@@ -116,6 +117,7 @@ class Baseline:
     neighbours: int
     crowd: int
     directions: Gaussian | None
+    sample_ids: Sequence[str]
     sources: Sequence[str]
     z: Measures
     about: Mapping[str, str | int]
@@ -144,6 +146,7 @@ class Baseline:
             "of_source": {name: _plain(scale) for name, scale in self.scales.of_source.items()},
         }
         arrays: dict[str, Any] = {f"z.{name}": values for name, values in self.z.items()}
+        arrays["sample_ids"] = np.array(self.sample_ids, dtype="S")
         for name, gaussian in (*self.gaussians.items(), ("directions", self.directions)):
             if gaussian is not None:
                 arrays[f"mean.{name}"] = gaussian.mean
@@ -154,31 +157,45 @@ class Baseline:
     @classmethod
     def load(cls, path: Path) -> Baseline:
         """What `save` wrote. Raises CorruptionError for anything else."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"]))
-                if header["format"] != FORMAT:
-                    raise ValueError(f"format {header['format']}, not {FORMAT}")
-                return cls(
-                    gaussians={level: _gaussian(archive, level) for level in LEVELS},
-                    directions=_gaussian(archive, "directions")
-                    if "mean.directions" in archive
-                    else None,
-                    scales=Scales(
-                        _scales(header["pooled"]),
-                        {name: _scales(plain) for name, plain in header["of_source"].items()},
-                    ),
-                    level=header["level"],
-                    neighbours=header["neighbours"],
-                    crowd=header["crowd"],
-                    sources=header["sources"],
-                    z={name: archive[f"z.{name}"] for name in (*LEVELS, "isolation", *GROUPS)},
-                    about=header["about"],
-                )
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise CorruptionError(
-                f"reference state '{path}' is damaged ({error}); delete it and fit it again"
-            ) from error
+        with _archive(path) as (header, archive):
+            return cls(
+                gaussians={level: _gaussian(archive, level) for level in LEVELS},
+                directions=_gaussian(archive, "directions")
+                if "mean.directions" in archive
+                else None,
+                scales=Scales(
+                    _scales(header["pooled"]),
+                    {name: _scales(plain) for name, plain in header["of_source"].items()},
+                ),
+                level=header["level"],
+                neighbours=header["neighbours"],
+                crowd=header["crowd"],
+                sample_ids=archive["sample_ids"].astype(str).tolist(),
+                sources=header["sources"],
+                z={name: archive[f"z.{name}"] for name in (*LEVELS, "isolation", *GROUPS)},
+                about=header["about"],
+            )
+
+
+def read_about(path: Path) -> Mapping[str, str | int]:
+    """What a saved state was fitted on, without reading the rest. Raises CorruptionError."""
+    with _archive(path) as (header, _):
+        about: Mapping[str, str | int] = header["about"]
+        return about
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            header = json.loads(str(archive["header"]))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']}, not {FORMAT}")
+            yield header, archive
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CorruptionError(
+            f"reference state '{path}' is damaged ({error}); delete it and fit it again"
+        ) from error
 
 
 def fit_reference(
@@ -228,6 +245,7 @@ def _baseline(
         neighbours=neighbours,
         crowd=crowd,
         directions=directions,
+        sample_ids=samples.sample_ids,
         sources=samples.sources,
         z=scales.z(raw, samples.sources),
         about=about,

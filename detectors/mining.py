@@ -17,12 +17,12 @@ from scipy.spatial.distance import cdist
 
 from detectors import reasons
 from detectors.baseline import CROWD, Baseline, Measures, fit_pool
-from detectors.calibration import Promise, p_values_by_source, promise
+from detectors.calibration import Promise, conformal_p_values, p_values_by_source, promise
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import find_groups
 from detectors.pool import Pool
-from detectors.registry import DEFAULT, detector
+from detectors.registry import DEFAULT, Yardstick, detector, yardstick
 from detectors.scores import STRANGE_Z, Floats, Ints, Mask, linear_z, share_below
 from detectors.shift import Shift, find_shifts
 from schemas.errors import UsageError
@@ -104,8 +104,10 @@ class Findings:
     """What a run says of each of the n samples, and of its f flags in the order of their ranks.
 
     score: (n,) robust deviations: 0 is ordinary, above 3.5 is strange, and the same in every
-    run on one baseline. p_value: (n,) in (0, 1], None without a reference. z: (n,) robust
-    deviations per level. level: (n,) the level with the largest.
+    run on one reference. p_value: (n,) in (0, 1], None without a reference, NaN in a source that
+    has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
+    any source is judged by itself; None without a reference.
+    z: (n,) robust deviations per level. level: (n,) the level with the largest.
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
     faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
@@ -118,6 +120,7 @@ class Findings:
 
     score: Floats
     p_value: Floats | None
+    tail: Floats | None
     z: Mapping[Level, Floats]
     level: list[Level]
     flagged: Ints
@@ -149,12 +152,16 @@ def mine(
     baseline = baseline or fit_pool(pool, policy.level, policy.neighbours)
     raw = baseline.measure(pool)
     z, shifts = _settle_sources(pool, raw, baseline, of_reference)
-    score = _score(pool, z, baseline, policy)
-    p_value = None
-    if of_reference and policy.detector == DEFAULT:
-        calibration = baseline.score(baseline.z)
+    measure = yardstick(policy.detector) if of_reference else None
+    score = _score(pool, z, baseline, policy, measure)
+    p_value = tail = calibration = None
+    if measure is not None:
+        calibration = measure(baseline.z, baseline)
         p_value = p_values_by_source(score, pool.sources, calibration, baseline.sources)
-    found, notes = _promised(p_value, baseline, policy, shifts)
+        p_value[np.isin(pool.sources, [shift.source for shift in shifts])] = np.nan
+        unsettled = baseline.scales.z(raw, pool.sources)
+        tail = conformal_p_values(measure(unsettled, baseline), calibration)
+    found, notes = _promised(p_value, calibration, policy, shifts)
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
@@ -182,7 +189,7 @@ def mine(
         (
             (
                 *reasons.level_reasons(z, row),
-                *reasons.isolation_reasons(raw["isolation"], row, policy.neighbours),
+                *reasons.isolation_reasons(raw["isolation"], row, baseline.neighbours),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
                 *confirmed,
@@ -198,6 +205,7 @@ def mine(
     return Findings(
         score=score,
         p_value=p_value,
+        tail=tail,
         z={level: z[level] for level in LEVELS},
         level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
         flagged=flagged,
@@ -234,7 +242,11 @@ def _settle_sources(
     return (scales.z(raw, pool.sources) if moved else z), shifts
 
 
-def _score(pool: Pool, z: Measures, baseline: Baseline, policy: Policy) -> Floats:
+def _score(
+    pool: Pool, z: Measures, baseline: Baseline, policy: Policy, measure: Yardstick | None
+) -> Floats:
+    if measure is not None:
+        return measure(z, baseline)
     if policy.detector == DEFAULT:
         return baseline.score(z)
     values = detector(policy.detector)(pool, baseline)
@@ -242,17 +254,17 @@ def _score(pool: Pool, z: Measures, baseline: Baseline, policy: Policy) -> Float
 
 
 def _promised(
-    p_value: Floats | None, baseline: Baseline, policy: Policy, shifts: Sequence[Shift]
+    p_value: Floats | None, calibration: Floats | None, policy: Policy, shifts: Sequence[Shift]
 ) -> tuple[Mask | None, list[str]]:
     """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
     if policy.fdr is None:
         return None, []
-    if p_value is None:
+    if p_value is None or calibration is None:
         promised = Promise(None, "there is no clean reference")
     elif shifts:
         promised = Promise(None, "a source has shifted away from the reference")
     else:
-        promised = promise(p_value, baseline.score(baseline.z), policy.fdr)
+        promised = promise(p_value, calibration, policy.fdr)
     if promised.found is None:
         return None, [f"no rate is promised, ranked to the budget instead: {promised.note}"]
     return promised.found, [promised.note]

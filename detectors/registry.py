@@ -10,6 +10,10 @@ patch         distance of the strangest patches to a bank of ordinary ones (Roth
 uncertainty   the doubt of a user's own model, from the samples' metadata
 module:P:F    function F of the importable module P, of the signature below
 pyod:NAME     any detector of PyOD by its class, such as pyod:IForest
+
+Against a reference a score must mean the same in every run: there combined, knn, mahalanobis and
+levels are robust deviations from the reference, with p-values, and what compares a pool with
+itself is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
-from detectors.baseline import Baseline
+from detectors.baseline import Baseline, Measures
 from detectors.pool import Pool
 from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError
@@ -110,6 +114,31 @@ DETECTORS: Mapping[str, Detector] = {
     "patch": patch,
     "uncertainty": uncertainty,
 }
+
+
+Yardstick = Callable[[Measures, Baseline], Floats]
+"""Scores of samples from their robust deviations by a reference."""
+
+AGAINST_REFERENCE: Mapping[str, Yardstick] = {
+    DEFAULT: lambda z, baseline: baseline.score(z),
+    "knn": lambda z, baseline: z["isolation"],
+    "mahalanobis": lambda z, baseline: z[baseline.level],
+    "levels": lambda z, baseline: np.mean([z[level] for level in LEVELS], axis=0),
+}
+_OF_THE_POOL_ALONE = ("lof", "pca", "pyod")
+
+
+def yardstick(name: str) -> Yardstick | None:
+    """How a detector scores against a reference; None where it asks something else of the samples.
+
+    Raises UsageError for one that compares a pool with itself.
+    """
+    if name.partition(":")[0] in _OF_THE_POOL_ALONE:
+        raise UsageError(
+            f"detector '{name}' compares a pool with itself; against a reference take one of "
+            f"{', '.join(AGAINST_REFERENCE)}"
+        )
+    return AGAINST_REFERENCE.get(name)
 
 
 def detector(name: str) -> Detector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from schemas.errors import EncoderError
 
 SEARCH_BATCH = 4096
 """Queries searched at a time by `neighbours`: enough for FAISS's batched kernels, little memory."""
+
+_NOT_HELD = -2
+"""No row, nor the -1 of a missing neighbour."""
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows (n, k), nearest first, -1 padded, and their distances (n, k)."""
@@ -115,6 +119,17 @@ class Snapshot:
             nearest = self.search_with(effort, self.read(rows[batch]), k + 1)
             found[0][batch], found[1][batch] = _without_self(rows[batch], *nearest)
         return found
+
+    def others(
+        self, sample_ids: Sequence[str], vectors: NDArray[np.float32], k: int
+    ) -> NDArray[np.float32]:
+        """Distances (n, k) of n samples, held here or not, to the k nearest stored other ones.
+
+        As `search` gives them: nearest first, infinite where there are fewer.
+        """
+        own = self.sample_ids.rows(sample_ids)
+        found, distances = self.search(vectors, k + 1)
+        return _without_self(np.where(own < 0, _NOT_HELD, own), found, distances)[1]
 
 
 def _nearest(rows: NDArray[np.int64], squared: NDArray[np.float32], k: int) -> Found:

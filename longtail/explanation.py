@@ -68,7 +68,9 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
             "another encoder: 'longtail mine' scores what is indexed"
         )
     row = found[0]
-    pool = catalog.scores.read(["sample_id", "score", "rank"], of_run)
+    pool = catalog.scores.read(
+        ["sample_id", "score", "rank"], of_run & (ds.field("of_reference") == row["of_reference"])
+    )
     edge_cases = [id_ for id_, given in log.latest().items() if given.label == "edge_case"]
     normal = pool.filter(pool["rank"].is_null())["sample_id"].to_pylist()
     opened = open_index(IndexStore(catalog.index(row["encoder"])), catalog.samples, row["encoder"])

@@ -25,8 +25,9 @@ from schemas.tables import Table
 def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) -> None:
     """Remove samples from tables, datasets, indexes, reports and verdicts; refuse their content.
 
-    Safe to repeat after a crash. Older versions of tables keep their files, and segments of the
-    index their vectors, until `vacuum`.
+    Saved references forget their vectors; means and covariances stay as they were fitted. Safe to
+    repeat after a crash. Older versions of tables keep their files, and segments of the index their
+    vectors, until `vacuum`.
     """
     known = set(catalog.forgotten.read(["sample_id"])["sample_id"].to_pylist())
     new = [sample_id for sample_id in sample_ids if sample_id not in known]
@@ -36,7 +37,7 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
         rows = pa.table([pa.array(new, pa.string()), now], schema=arrow.FORGOTTEN)
         staged = catalog.forgotten.stage(rows)
         catalog.forgotten.commit([staged], transaction=f"forget-{staged.path}")
-    for folder in catalog.indexes():
+    for folder in _indexes(catalog):
         IndexStore(folder).forget(sample_ids)
     for path in catalog.banks():
         bank = Bank.load(path)
@@ -67,7 +68,7 @@ def vacuum(catalog: Catalog, policy: Policy) -> int:
     own = (catalog.samples, catalog.patches, catalog.uris, catalog.scores, catalog.rejects)
     for table in (*own, catalog.forgotten, *_datasets(catalog)):
         table.vacuum(kept_hours=0)
-    for folder in catalog.indexes():
+    for folder in _indexes(catalog):
         store = IndexStore(folder, policy)
         store.compact(forgotten=True)
         store.sweep(grace_s=0)
@@ -90,6 +91,13 @@ def _unname(scores: Table, gone: Collection[str]) -> None:
         return rows
 
     scores.rewrite(without, where=ds.field("rank").is_valid())
+
+
+def _indexes(catalog: Catalog) -> list[Path]:
+    """Those of the samples, and those of the saved references."""
+    from pipelines.reference import INDEX
+
+    return [*catalog.indexes(), *(path / INDEX for path in sorted(catalog.references.glob("*")))]
 
 
 def _datasets(catalog: Catalog) -> list[Table]:

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from longtail import runs
+from longtail import references, runs
+from longtail.references import References
 from longtail.runs import Run
 from longtail.settings import Settings
+from longtail.verdicts import VerdictLog
 from schemas.catalog import Catalog
 from schemas.errors import AuditError, UsageError
 
@@ -45,6 +47,11 @@ class Jobs:
         from longtail import identity
 
         return identity.of_settings(self.settings, self.catalog)
+
+    @property
+    def references(self) -> References:
+        """What the pool may be held against."""
+        return References(self.catalog, VerdictLog.at(self.catalog.reviews))
 
     def check_encoder(self) -> None:
         """See that the encoder is what it was when its samples came. Raises EncoderError."""
@@ -159,43 +166,74 @@ class Jobs:
         if not index_job.is_current(options):
             self._start(run, "index", lambda pipeline: index_job.build(pipeline, options))
 
-    def mine(self, run: Run) -> None:
+    def check_mining(self, save_reference: str | None = None) -> None:
+        """Tell what mining would refuse before anything is ingested. Raises UsageError."""
+        from detectors.registry import yardstick
+
+        mining = self.settings.mining
+        if mining.fdr and not mining.reference:
+            raise UsageError(
+                f"fdr {mining.fdr:g} is a promise about samples like those of a reference; add "
+                f"--reference, one of {references.FORMS}"
+            )
+        if mining.reference:
+            yardstick(mining.detector)
+        self.references.check(mining.reference, save_reference, self.encoder.id)
+
+    def mine(self, run: Run, save_reference: str | None = None) -> None:
         """Score what is indexed, unless the newest mining run did so by the same policy.
 
-        Raises EncoderError for an encoder that changed.
+        save_reference: keep the fit of the reference under this name. Raises EncoderError for an
+        encoder that changed, UsageError as `check_mining` does.
         """
         from detectors.mining import Budget, Policy
         from pipelines import mine
 
         self.check_encoder()
+        self.check_mining(save_reference)
         encoder_id, mining = self.encoder.id, self.settings.mining
         if mining.detector == "patch" and not self.settings.patches:
             raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
         snapshot = self.index_store.open()
         if snapshot is None:
             return
+        found = None
+        if mining.reference:
+            folder = self.catalog.scratch / f"{run.run_id}-reference"
+            found = self.references.find(mining.reference, snapshot, folder, encoder_id)
         mined = {
             "encoder": encoder_id,
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,
             "policy": mining.model_dump(),
             "patches": sum(file.rows for file in self.catalog.patches.files(encoder_id)),
+            "reference": found and dict(found.reference.about),
         }
         newest = runs.newest_mining_run(self.catalog)
-        if newest and runs.read_json(self.catalog.run(newest) / runs.MINE) == mined:
+        unchanged = newest and runs.read_json(self.catalog.run(newest) / runs.MINE) == mined
+        if unchanged and save_reference is None:
             return
+        reference = None if found is None else found.made(snapshot)
         policy = Policy(
             budget=Budget.parse(mining.budget),
+            fdr=mining.fdr or None,
             detector=mining.detector,
-            neighbours=mining.neighbours,
+            neighbours=reference.neighbours(mining.neighbours) if reference else mining.neighbours,
             fault_threshold=mining.fault_threshold,
             apart=mining.apart,
         )
         options = mine.MineOptions(
-            run.run_id, self.catalog, encoder_id, policy, self.settings.patches
+            run_id=run.run_id,
+            catalog=self.catalog,
+            encoder_id=encoder_id,
+            policy=policy,
+            patches=self.settings.patches,
+            reference=reference,
         )
         runs.write_json(run.folder / runs.MINE, mined)
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
+        if reference is not None and save_reference is not None:
+            self.references.save(reference, save_reference)
 
     def curate(self, run: Run, name: str, selections: Sequence[Selection]) -> None:
         """Write the selected samples into the dataset, unless there are none."""

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from encoders import hardware
+from longtail.references import Wanted
 from schemas.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ def _detector(value: str) -> str:
     return value
 
 
+def _reference(value: str) -> str:
+    if value:
+        try:
+            Wanted.parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,6 +84,15 @@ class Mining(_Section):
 
     budget: Annotated[str, BeforeValidator(str), AfterValidator(_budget)] = Field(
         "1%", description="outliers to flag per run: a count (200) or a share of the samples (2%)"
+    )
+    fdr: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="flag what a reference proves at this false discovery rate; 0: no",
+    )
+    reference: Annotated[str, AfterValidator(_reference)] = Field(
+        "", description="what the model knows: dataset:NAME@3, source:NAME, before:DATE, saved:NAME"
     )
     detector: Annotated[str, AfterValidator(_detector)] = Field(
         "combined", description="how samples are scored: combined, knn, ..., pyod:NAME"

@@ -88,16 +88,20 @@ class Workspace:
         file.write_text(settings.template(), "utf-8")
         return cls(root, **kwargs)
 
-    def run(self, inputs: Sequence[str], source: str = "") -> RunSummary:
+    def run(
+        self, inputs: Sequence[str], source: str = "", save_reference: str | None = None
+    ) -> RunSummary:
         """Ingest, index, mine and report: safe to repeat, and does only what is new.
 
         inputs: folders, files, globs, manifests or shards, local or s3://. source: where they came
-        from, unless a manifest says. Raises NotFoundError, AuditError, WorkspaceBusyError.
+        from, unless a manifest says. save_reference: as for `mine`. Raises NotFoundError,
+        AuditError, WorkspaceBusyError.
         """
         with runs.start(self.catalog, command="run", inputs=list(inputs)) as run:
+            self.jobs.check_mining(save_reference)
             self.jobs.ingest(run, inputs, source)
             self.jobs.index(run)
-            self.jobs.mine(run)
+            self.jobs.mine(run, save_reference)
             summary = run.finish()
             self.report()
             return summary
@@ -114,10 +118,13 @@ class Workspace:
             self.jobs.index(run)
             return run.finish()
 
-    def mine(self) -> RunSummary:
-        """Flag what is strange among the indexed samples and report; the last step of `run`."""
+    def mine(self, save_reference: str | None = None) -> RunSummary:
+        """Flag what is strange among the indexed samples and report; the last step of `run`.
+
+        save_reference: keep what the reference of the settings says, for later runs, by this name.
+        """
         with runs.start(self.catalog, command="mine") as run:
-            self.jobs.mine(run)
+            self.jobs.mine(run, save_reference)
             summary = run.finish()
             self.report()
             return summary
@@ -133,6 +140,16 @@ class Workspace:
         if not path.exists():
             write_report(path, self.catalog, run_id)
         return path
+
+    def references(self) -> list[Mapping[str, str | int]]:
+        """The saved references, by name: name, of, encoder, samples, digest of their ids."""
+        return self.jobs.references.about()
+
+    def remove_reference(self, name: str) -> None:
+        """Delete a saved reference. Raises NotFoundError."""
+        with runs.start(self.catalog, command="references") as run:
+            self.jobs.references.remove(name)
+            run.finish()
 
     def notes(self, run_id: str | None = None) -> list[str]:
         """What a mining run (the newest one) has to say beside its flags, one line each.

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.dataset as ds
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
@@ -88,7 +89,7 @@ def choose(options: CurateOptions) -> list[Chosen]:
     catalog = options.catalog
     samples = {row["sample_id"]: row for row in _rows(catalog.samples, _SAMPLE_COLUMNS, wanted)}
     runs = {run for chosen in options.selections if (run := _run(chosen)) is not None}
-    in_runs = wanted & ds.field("run_id").isin(sorted(runs))
+    in_runs = wanted & ds.field("run_id").isin(pa.array(sorted(runs), pa.string()))
     scores = {
         (row.pop("run_id"), row.pop("sample_id")): row
         for row in _rows(catalog.scores, _SCORE_COLUMNS, in_runs)

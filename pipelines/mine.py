@@ -2,6 +2,9 @@
 
     blocks of rows -> shuffle -> [nearest neighbours, to a file] -> score the pool -> publish
 
+With a reference the neighbours are those in it, the pool is every sample that it does not hold,
+and only samples of the pool are flagged; the reference's own are scored by the others of it.
+
 The neighbours of a block cross to the last step as a file's name. That step holds the pool's
 embeddings and distances in memory: about 2.5 KB a sample at 456 dimensions.
 """
@@ -21,30 +24,37 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
+from detectors.baseline import Baseline
+from detectors.drift import Strangeness
 from detectors.mining import Findings, Policy, mine
 from detectors.pool import Patches, Pool
+from detectors.registry import yardstick
 from index.search import Snapshot
 from index.store import IndexStore
 from pipelines import notes, progress
 from pipelines.publish import record_audit
+from pipelines.reference import Reference
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.expectations import audit_scores
 from schemas.records import LEVELS, QUALITY_STATISTICS
 from schemas.tables import Table
 
+Strings = NDArray[np.str_]
+
 _ROWS_PER_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class MineOptions:
-    """Which encoder's samples are mined, and how."""
+    """Which encoder's samples are mined, how, and against which reference if any."""
 
     run_id: str
     catalog: Catalog
     encoder_id: str
     policy: Policy
     patches: bool = False
+    reference: Reference | None = None
 
 
 def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:
@@ -68,19 +78,32 @@ class FindNeighbours(beam.DoFn):
     def __init__(self, options: MineOptions) -> None:
         self.options = options
         self.shared = Shared()
+        self.reference = Shared()
 
     def setup(self) -> None:
-        self.snapshot = self.shared.acquire(lambda: _open(self.options))
+        reference = self.options.reference
+        self.snapshot: Snapshot = self.shared.acquire(lambda: _open(self.options))
+        self.known: Snapshot | None = (
+            None if reference is None else self.reference.acquire(reference.open)
+        )
         self.progress = progress.of(self.options.run_id)
 
     def process(self, start: int) -> Iterator[str]:
         rows = self.snapshot.live_rows()[start : start + _ROWS_PER_BLOCK]
-        _, distances = self.snapshot.neighbours(rows, self.options.policy.searched)
+        distances = self.distances(rows)
         path = _scratch(self.options) / f"{start:012d}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, distances)
         self.progress.add(done=len(rows))
         yield str(path)
+
+    def distances(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """From each row to its nearest others, of the reference where there is one."""
+        policy = self.options.policy
+        if self.known is None:
+            return self.snapshot.neighbours(rows, policy.searched)[1]
+        sample_ids, vectors = self.snapshot.sample_ids.take(rows), self.snapshot.read(rows)
+        return self.known.others(sample_ids, vectors, policy.neighbours)
 
 
 class Score(beam.DoFn):
@@ -96,28 +119,43 @@ class Score(beam.DoFn):
         if scores.committed(transaction):
             return
         snapshot = _open(options)
-        pool, uris = read_pool(options, snapshot, sorted(gathered[1]))
-        findings = mine(pool, options.policy)
+        sample_ids = np.asarray(snapshot.sample_ids.take(snapshot.live_rows()))
+        distances = np.concatenate([np.load(path) for path in sorted(gathered[1])])
+        known = np.zeros(len(sample_ids), dtype=bool)
+        baseline = None
+        if options.reference is not None:
+            known = options.reference.open().sample_ids.rows(sample_ids.tolist()) >= 0
+            baseline = options.reference.saved() or options.reference.fit(
+                self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
+            )
+        pool, uris = self.read(sample_ids[~known], distances[~known])
+        findings = mine(pool, options.policy, baseline)
         table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
+        if baseline is not None:
+            table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])
         staged = [scores.stage(table)]
-        audit = audit_scores(scores.stream(staged), run_id=options.run_id, samples=len(pool))
+        audit = audit_scores(scores.stream(staged), run_id=options.run_id, samples=len(sample_ids))
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
-        notes.record(options.catalog.run(options.run_id), notes.of_findings(findings))
+        said = notes.of_findings(findings, drift(findings, pool, options))
+        notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
         self.flagged.inc(len(findings.flagged))
 
+    def read(self, sample_ids: Strings, distances: NDArray[np.float32]) -> tuple[Pool, list[str]]:
+        return read_pool(self.options, sample_ids.tolist(), distances)
+
 
 def read_pool(
-    options: MineOptions, snapshot: Snapshot, neighbour_files: Sequence[str]
+    options: MineOptions, sample_ids: Sequence[str], distances: NDArray[np.float32]
 ) -> tuple[Pool, list[str]]:
-    """The pool in the order of the snapshot's live rows, and the URI of each sample."""
+    """The pool of these samples, in their order, and the URI of each."""
     of_encoder = ds.field("encoder") == options.encoder_id
     samples = options.catalog.samples
-    table = samples.read(["sample_id", "uri", "source", *QUALITY_STATISTICS], of_encoder)
-    sample_ids = snapshot.sample_ids.take(snapshot.live_rows())
+    columns = ["sample_id", "uri", "source", "captured_at", *QUALITY_STATISTICS]
+    table = samples.read(columns, of_encoder)
     wanted = pa.array(sample_ids, pa.string())
     table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
     pool = Pool(
@@ -128,7 +166,8 @@ def read_pool(
             for level in LEVELS
         },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
-        distances=np.concatenate([np.load(path) for path in neighbour_files]),
+        distances=distances,
+        times=table["captured_at"].to_numpy(),
         patches=_read_patches(options, wanted) if options.patches else None,
     )
     return pool, table["uri"].to_pylist()
@@ -152,11 +191,11 @@ def _read_vectors(
     for batch in samples.batches(["sample_id", column], of_encoder, rows=_ROWS_PER_BLOCK):
         rows = pc.index_in(batch["sample_id"], value_set=wanted)
         here = rows.is_valid()
-        values = arrow.matrix(pa.chunked_array([batch[column].filter(here)]))
-        if not vectors.size:
+        values = arrow.matrix(pa.chunked_array([batch[column]]))
+        if not vectors.shape[1]:
             vectors = np.zeros((len(wanted), max(values.shape[1], 1)), dtype=np.float32)
         if values.size:
-            vectors[rows.filter(here).to_numpy()] = values
+            vectors[rows.filter(here).to_numpy()] = values[here.to_numpy(zero_copy_only=False)]
     return vectors
 
 
@@ -186,11 +225,14 @@ def scores_table(
             "sample_id": pa.array(pool.sample_ids, pa.string()),
             "uri": pa.array(uris, pa.string()),
             "source": pa.array(pool.sources, pa.string()),
+            "of_reference": pa.repeat(pa.scalar(False), n),
             "kind": pa.array(of_flags(findings.kinds), pa.string()),
             "rank": pa.array([flags.get(row) for row in range(n)], pa.int64()),
             "score": pa.array(findings.score, pa.float64()),
             "p_value": pa.array(
-                [None] * n if findings.p_value is None else findings.p_value, pa.float64()
+                [None] * n if findings.p_value is None else findings.p_value,
+                pa.float64(),
+                from_pandas=True,  # NaN is no p-value
             ),
             "level": pa.array(findings.level, pa.string()),
             **{name: pa.array(values, pa.float32()) for name, values in z.items()},
@@ -212,6 +254,53 @@ def scores_table(
         },
         schema=arrow.SCORES,
     )
+
+
+def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOptions) -> pa.Table:
+    """Rows of the scores table for samples of the reference, each by the others of it."""
+    of_encoder = ds.field("encoder") == options.encoder_id
+    wanted = pa.array(sample_ids.tolist(), pa.string())
+    table = options.catalog.samples.read(["sample_id", "uri", "source"], of_encoder)
+    table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
+    rows = pc.index_in(wanted, value_set=pa.array(baseline.sample_ids, pa.string())).to_numpy()
+    z = {level: baseline.z[level][rows] for level in LEVELS}
+    measure = yardstick(options.policy.detector)
+    score = np.zeros(len(rows)) if measure is None else measure(baseline.z, baseline)[rows]
+    n = len(rows)
+    return (
+        pa.table(
+            {
+                "run_id": arrow.constant(options.run_id, n),
+                "encoder": arrow.constant(options.encoder_id, n),
+                **{name: table[name] for name in ("sample_id", "uri", "source")},
+                "of_reference": pa.repeat(pa.scalar(True), n),
+                "score": pa.array(score, pa.float64()),
+                "level": pa.array(
+                    [LEVELS[i] for i in np.argmax([*z.values()], axis=0)], pa.string()
+                ),
+                **{f"z_{level}": pa.array(z[level], pa.float32()) for level in LEVELS},
+                **{field.name: pa.nulls(n, field.type) for field in arrow.SCORES if field.nullable},
+            }
+        )
+        .select(arrow.SCORES.names)
+        .cast(arrow.SCORES)
+    )
+
+
+def drift(findings: Findings, pool: Pool, options: MineOptions) -> notes.Drift | None:
+    """How strange the samples are that no earlier run on the same reference has scored."""
+    if options.reference is None or findings.tail is None:
+        return None
+    catalog, known_by = options.catalog, str(options.reference.about["of"])
+    runs = sorted({str(file.partition) for file in catalog.scores.files()}, reverse=True)
+    told = ((run_id, notes.read(catalog.run(run_id))) for run_id in runs)
+    run_id, before = next(((r, n) for r, n in told if n.reference == known_by), ("", notes.Notes()))
+    scored = catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
+    new = pc.invert(
+        pc.is_in(pa.array(pool.sample_ids, pa.string()), value_set=scored.combine_chunks())
+    )
+    now = Strangeness.of(findings.tail[new.to_numpy(zero_copy_only=False)])
+    return notes.Drift(known_by, now, before.strangeness)
 
 
 def _open(options: MineOptions) -> Snapshot:

@@ -2,6 +2,8 @@
 
 notes: one line each: a promise that is kept or withdrawn, a source that has shifted.
 moved: how many outliers owe their place to verdicts.
+reference: what the pool was held against, in the words of the settings, empty for nothing.
+strangeness: of the samples that were new since the run before on that reference.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from detectors.drift import Strangeness
 from detectors.mining import Findings
 
 NOTES = "notes.json"
@@ -21,11 +24,29 @@ class Notes:
 
     notes: tuple[str, ...] = ()
     moved: int = 0
+    reference: str = ""
+    strangeness: Strangeness | None = None
 
 
-def of_findings(findings: Findings) -> Notes:
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The samples that are new since the run before on the same reference, beside those of it."""
+
+    reference: str
+    now: Strangeness
+    before: Strangeness | None
+
+    @property
+    def note(self) -> str:
+        """One line for people."""
+        return f"by reference {self.reference}, {self.now.against(self.before)}"
+
+
+def of_findings(findings: Findings, drift: Drift | None = None) -> Notes:
     """What the findings of a pool have to say."""
-    return Notes(tuple(findings.notes), findings.moved)
+    if drift is None:
+        return Notes(tuple(findings.notes), findings.moved)
+    return Notes((drift.note, *findings.notes), findings.moved, drift.reference, drift.now)
 
 
 def record(folder: Path, notes: Notes) -> None:
@@ -40,4 +61,10 @@ def read(folder: Path) -> Notes:
     if not (folder / NOTES).exists():
         return Notes()
     content = json.loads((folder / NOTES).read_text("utf-8"))
-    return Notes(tuple(content["notes"]), content["moved"])
+    found = content["strangeness"]
+    return Notes(
+        notes=tuple(content["notes"]),
+        moved=content["moved"],
+        reference=content["reference"],
+        strangeness=found and Strangeness(found["samples"], tuple(found["above"])),
+    )

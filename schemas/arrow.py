@@ -113,6 +113,7 @@ SCORES = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("of_reference", pa.bool_(), nullable=False),
         pa.field("kind", pa.string()),
         pa.field("rank", pa.int64()),
         pa.field("score", pa.float64(), nullable=False),
@@ -131,6 +132,7 @@ SCORES = pa.schema(
 """One row per sample and mining run, partitioned by run; kind and rank are null without a flag.
 
 group: alike flags of a run, numbered from 1. group_distance: to the group's medoid, 0 for itself.
+Samples of the reference are held against the others of it, and never flagged.
 duplicate_of: the flagged sample that an unflagged near-duplicate is counted with.
 """
 

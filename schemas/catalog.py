@@ -57,6 +57,10 @@ class Catalog:
         return self.root / "runs"
 
     @property
+    def references(self) -> Path:
+        return self.root / "references"
+
+    @property
     def datasets(self) -> Path:
         return self.root / "datasets"
 
@@ -78,6 +82,10 @@ class Catalog:
     def indexes(self) -> list[Path]:
         """The folders of all encoders' indexes."""
         return sorted(path for path in (self.root / "index").glob("*") if path.is_dir())
+
+    def reference(self, name: str) -> Path:
+        """The folder of a fitted reference: its state and its own index."""
+        return self.references / name
 
     def run(self, run_id: str) -> Path:
         return self.runs / run_id

@@ -26,6 +26,7 @@ for command in (
     jobs.ingest,
     jobs.index,
     jobs.mine,
+    jobs.references,
     reading.flags,
     explaining.explain,
     reading.query,

@@ -46,12 +46,34 @@ BudgetOption = Annotated[
     str | None,
     typer.Option(help="Outliers to flag: a count (200) or a share (2%).", show_default=False),
 ]
+FdrOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Flag what the reference proves at this false discovery rate, such as 0.1.",
+        show_default=False,
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model knows: dataset:NAME@3, source:NAME, before:DATE, verdict:normal or "
+        "saved:NAME.",
+        show_default=False,
+    ),
+]
+SaveReferenceOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Keep the fitted reference as NAME.", show_default=False),
+]
 
 
 def open_workspace(
-    path: Path | None, assignments: Sequence[str] | None = None, budget: str | None = None
+    path: Path | None, assignments: Sequence[str] | None = None, **mining: object
 ) -> Workspace:
-    """The workspace of the option, the variable or the current folder, with overrides applied."""
+    """The workspace of the option, the variable or the current folder, with overrides applied.
+
+    mining: settings of that section that an option of its own gives; None where it was not given.
+    """
     quieten()
     from longtail.cli.progress import watch
     from longtail.settings import FILE
@@ -65,8 +87,9 @@ def open_workspace(
             )
         path = Path()
     overrides = _overrides(assignments or ())
-    if budget is not None:
-        _assign(overrides, "mining.budget", budget)
+    for name, value in mining.items():
+        if value is not None:
+            _assign(overrides, f"mining.{name}", value)
     return Workspace(path, overrides, watch)
 
 

@@ -1,4 +1,4 @@
-"""Commands that change a workspace: run, ingest, index, mine, curate, export."""
+"""Commands that change a workspace: run, ingest, index, mine, references, curate, export."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import typer
 
 from longtail.cli.common import (
     BudgetOption,
+    FdrOption,
     JsonOption,
+    ReferenceOption,
+    SaveReferenceOption,
     SetOption,
     WorkspaceOption,
     index_line,
     open_workspace,
     print_json,
     print_summary,
+    print_table,
 )
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import VerdictLabel
@@ -44,6 +48,9 @@ def run(
     workspace: WorkspaceOption = None,
     source: Source = "",
     budget: BudgetOption = None,
+    fdr: FdrOption = None,
+    reference: ReferenceOption = None,
+    save_reference: SaveReferenceOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,8 +58,8 @@ def run(
 
     Example: longtail run -w my-workspace photos/ --source line-3
     """
-    opened = open_workspace(workspace, assignments, budget)
-    summary = opened.run(inputs, source)
+    opened = open_workspace(workspace, assignments, budget=budget, fdr=fdr, reference=reference)
+    summary = opened.run(inputs, source, save_reference)
     print_summary(summary, as_json)
     if not as_json:
         _print_mined(opened, summary)
@@ -174,6 +181,9 @@ def vacuum(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 def mine(
     workspace: WorkspaceOption = None,
     budget: BudgetOption = None,
+    fdr: FdrOption = None,
+    reference: ReferenceOption = None,
+    save_reference: SaveReferenceOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -181,11 +191,37 @@ def mine(
 
     Example: longtail mine -w my-workspace --budget 2%
     """
-    opened = open_workspace(workspace, assignments, budget)
-    summary = opened.mine()
+    opened = open_workspace(workspace, assignments, budget=budget, fdr=fdr, reference=reference)
+    summary = opened.mine(save_reference)
     print_summary(summary, as_json)
     if not as_json:
         _print_mined(opened, summary)
+
+
+def references(
+    workspace: WorkspaceOption = None,
+    remove: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Delete this one.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what 'mine --save-reference' kept, for 'mine --reference saved:NAME'.
+
+    Example: longtail references -w my-workspace
+    """
+    opened = open_workspace(workspace)
+    if remove is not None:
+        opened.remove_reference(remove)
+    saved = opened.references()
+    if as_json:
+        print_json(saved)
+    elif saved:
+        columns = ("name", "of", "samples", "encoder")
+        print_table(columns, [[str(about[name]) for name in columns] for about in saved])
+    else:
+        print(
+            "no saved references; 'longtail mine --reference ... --save-reference NAME' keeps one"
+        )
 
 
 def _print_mined(opened: Workspace, summary: RunSummary) -> None:

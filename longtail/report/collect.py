@@ -55,6 +55,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     metrics, mined = runs.metrics(catalog, run_id), runs.read_json(folder / runs.MINE)
     columns = [
         "encoder",
+        "of_reference",
         "kind",
         "rank",
         "score",
@@ -64,6 +65,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     ]
     scores = catalog.scores.read(columns, ds.field("run_id") == run_id)
     encoder = scores["encoder"][0].as_py()
+    scores = scores.filter(pc.invert(scores["of_reference"]))
     flags = read_flags(catalog, run_id)
     outliers = [flag for flag in flags if flag.kind == "outlier"]
     faults = [flag for flag in flags if flag.kind == "capture_fault"]

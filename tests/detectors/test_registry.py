@@ -164,3 +164,19 @@ def test_lof_and_pca_on_a_line_with_one_point_beside_it(ordinary):
     np.testing.assert_allclose(np.delete(residual, 50), mean, rtol=1e-3)
     assert residual[50] == pytest.approx(0.3 - mean, rel=1e-3)
     assert np.argmax(registry.lof(pool, fit_pool(pool))) == 50
+
+
+@pytest.mark.parametrize("name", ["lof", "pca", "pyod:KNN"])
+def test_what_compares_a_pool_with_itself_is_refused_against_a_reference(name, ordinary):
+    reference = ordinary(100)
+    with pytest.raises(UsageError, match=f"detector '{name}' compares a pool with itself"):
+        mine(ordinary(20, near=reference), Policy(detector=name), fit_reference(reference))
+
+
+@pytest.mark.parametrize("name", registry.AGAINST_REFERENCE)
+def test_against_a_reference_there_are_p_values(name, ordinary):
+    reference = ordinary(300)
+    pool = ordinary(100, odd=3, near=reference)
+    findings = mine(pool, Policy(detector=name), fit_reference(reference))
+    assert findings.p_value[:3].max() < 0.02
+    assert 0.3 < np.median(findings.p_value[3:]) < 0.7

@@ -123,3 +123,15 @@ def test_vectors_that_are_not_of_unit_norm_are_refused(store, ids, vectors, brok
     snapshot = store.commit([store.write_segment(ids(4), vectors(4))])
     with pytest.raises(ValueError, match="vector 2 has norm"):
         snapshot.search(wrong, 1)
+
+
+def test_others_leaves_out_the_sample_itself_where_it_is_held(tmp_path: Path) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    ids = [hashlib.sha256(bytes([i])).hexdigest() for i in range(6)]
+    store = IndexStore(tmp_path)
+    snapshot = store.commit([store.write_segment(ids[:4], vectors)])
+    asked = np.concatenate([vectors[:1], vectors[:1]])  # held, and another of the same content
+    distances = snapshot.others([ids[0], ids[5]], asked, 5)
+    root = np.sqrt(2)
+    np.testing.assert_allclose(distances[0], [root, root, root, np.inf, np.inf], rtol=1e-6)
+    np.testing.assert_allclose(distances[1], [0, root, root, root, np.inf], rtol=1e-6)

@@ -74,6 +74,7 @@ def fill(
             "uri": uri(n),
             "source": source(n),
             "kind": None if n >= flags else "outlier" if n < outliers else "capture_fault",
+            "of_reference": False,
             "rank": n + 1 if n < flags else None,
             "score": 1 - n / samples,
             "p_value": 0.0123 if n == 0 else None,

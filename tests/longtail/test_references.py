@@ -1,0 +1,219 @@
+"""A pool held against what the model already knows: what is in that, kept, and refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from longtail import Workspace
+from schemas.arrow import matrix
+from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
+
+
+@pytest.fixture(scope="session")
+def lines(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Workspace:
+    """60 photographs of line-3 and 30 of line-4; not mined yet."""
+    workspace = Workspace.create(tmp_path_factory.mktemp("lines") / "workspace")
+    paths = sorted(map(str, photographs.iterdir()))
+    workspace.ingest([path for i, path in enumerate(paths) if i % 3], source="line-3")
+    workspace.ingest([path for i, path in enumerate(paths) if i % 3 == 0], source="line-4")
+    workspace.index()
+    return workspace
+
+
+@pytest.fixture
+def root(lines: Workspace, tmp_path: Path) -> Path:
+    return shutil.copytree(lines.root, tmp_path / "workspace")
+
+
+def opened(root: Path, **mining: Any) -> Workspace:
+    return Workspace(root, {"mining": {"budget": 5, **mining}})
+
+
+def rows(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
+    table = workspace.catalog.scores.read(where=ds.field("run_id") == run_id)
+    return {row["sample_id"]: row for row in table.to_pylist()}
+
+
+def known(workspace: Workspace, run_id: str) -> set[str]:
+    return {id_ for id_, row in rows(workspace, run_id).items() if row["of_reference"]}
+
+
+def of_source(workspace: Workspace, source: str) -> set[str]:
+    where = ds.field("source") == source
+    return set(workspace.catalog.samples.read(["sample_id"], where)["sample_id"].to_pylist())
+
+
+def test_a_source_is_the_reference_and_only_the_rest_is_flagged(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    run = workspace.mine()
+    assert known(workspace, run.run_id) == of_source(workspace, "line-3")
+    flags = workspace.flags(kind="outlier")
+    assert len(flags) == 5
+    assert {flag.source for flag in flags} == {"line-4"}
+    assert all(flag.p_value is not None and flag.p_value >= 1 / 61 for flag in flags)
+    assert workspace.explain(next(iter(of_source(workspace, "line-3")))).kind is None
+
+
+def test_distances_are_to_the_reference_alone_each_of_its_samples_left_out(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3", detector="knn", neighbours=3)
+    run = workspace.mine()
+    table = workspace.catalog.samples.read(["sample_id", "source", "embedding_high"])
+    vectors = matrix(table["embedding_high"])
+    in_reference = np.array(table["source"].to_pylist()) == "line-3"
+    gaps = np.linalg.norm(vectors[:, None] - vectors[None, in_reference], axis=2)
+    gaps[np.flatnonzero(in_reference), np.arange(60)] = np.inf
+    by_hand = np.log(np.sort(gaps, axis=1)[:, :3].mean(axis=1))
+    centre = np.median(by_hand[in_reference])
+    spread = 1.4826 * np.median(np.abs(by_hand[in_reference] - centre))
+    scored = rows(workspace, run.run_id)
+    scores = [scored[id_]["score"] for id_ in table["sample_id"].to_pylist()]
+    np.testing.assert_allclose(scores, (by_hand - centre) / spread, atol=0.02)
+
+
+def test_a_saved_reference_gives_a_sample_the_same_score_in_every_later_run(
+    root: Path, photographs: Path, tmp_path: Path
+) -> None:
+    first = opened(root, reference="source:line-3").mine(save_reference="march")
+    before = rows(opened(root), first.run_id)
+    (about,) = opened(root).references()
+    assert (about["name"], about["of"], about["samples"]) == ("march", "source:line-3", 60)
+
+    for i, path in enumerate(sorted(photographs.iterdir())[:8]):  # new contents, also of line-3
+        (tmp_path / f"{i}.png").write_bytes(path.resolve().read_bytes() + b"\0")
+    later = opened(root, reference="saved:march")
+    second = later.run([f"{tmp_path}/*.png"], source="line-3")
+    after = rows(later, second.run_id)
+    assert known(later, second.run_id) == known(later, first.run_id)
+    assert len(after) == 98
+    for id_, row in before.items():
+        assert after[id_]["score"] == pytest.approx(row["score"], abs=1e-6)
+        assert after[id_]["p_value"] == row["p_value"]
+    said = later.notes()[0]
+    assert said.startswith("by reference source:line-3, of 8 new images")
+    assert "in the run before" in said
+    later.forget([next(iter(known(later, first.run_id)))])
+    later.mine()
+
+
+def test_stranger_images_than_in_the_run_before_are_said(root: Path, tmp_path: Path) -> None:
+    opened(root, reference="source:line-3").mine()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    workspace = opened(root, reference="source:line-3")
+    workspace.run([f"{tmp_path}/*.png"], source="line-4")
+    assert "100.0% above its 95% quantile" in workspace.notes()[0]
+    assert "stranger than in the run before" in workspace.notes()[0]
+    report = workspace.report()
+    assert report is not None
+    assert "stranger than in the run before" in report.read_text("utf-8")
+
+
+def test_datasets_dates_and_verdicts_are_references(root: Path) -> None:
+    workspace = opened(root)
+    ids = sorted(of_source(workspace, "line-4"))
+    workspace.verdict(ids[:22], "normal")
+    workspace.curate("good", verdicts=["normal"])
+    workspace.verdict(ids[22:25], "normal")
+    workspace.curate("good", verdicts=["normal"])
+    for reference, expected in (
+        ("dataset:good@0", ids[:25]),  # with the normal ones that were judged since
+        ("dataset:good", ids[:25]),
+        ("verdict:normal", ids[:25]),
+        ("before:2100-01-01", {*ids, *of_source(workspace, "line-3")}),
+    ):
+        mined = opened(root, reference=reference)
+        run = mined.mine()
+        assert known(mined, run.run_id) == set(expected)
+
+
+def test_verdicts_clean_a_reference_and_start_a_new_run(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    workspace.mine()
+    own, others = (sorted(of_source(workspace, name)) for name in ("line-3", "line-4"))
+    workspace.verdict(own[:2], "edge_case")
+    workspace.verdict(own[2:3], "junk")
+    workspace.verdict(others[:2], "normal")
+    run = workspace.mine()
+    assert known(workspace, run.run_id) == {*own[3:], *others[:2]}
+    assert workspace.mine().flagged == 0  # nothing has changed since
+
+
+def test_a_reference_of_all_there_is_leaves_nothing_to_flag(root: Path) -> None:
+    workspace = opened(root, reference="before:2100-01-01")
+    run = workspace.mine(save_reference="all")
+    assert run.flagged == 0
+    assert len(known(workspace, run.run_id)) == 90
+    assert workspace.report() is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--reference", "source:line-9"],
+            "holds 0 indexed samples, 20 is the least; there are sources line-3, line-4",
+        ),
+        (["--reference", "dataset:none"], "no dataset 'none'; there are: none"),
+        (["--reference", "before:soon"], "'soon' is no date"),
+        (["--reference", "before:1999-01-01"], "there are samples from 20"),
+        (["--reference", "verdict:normal"], "edge_case 0, normal 0"),
+        (["--reference", "verdict:nice"], "'nice' is no verdict"),
+        (["--reference", "line-3"], "'line-3' is no reference; write dataset:NAME@VERSION"),
+        (["--reference", "dataset:a@new"], "a version is a number"),
+        (["--reference", "saved:june"], "no reference 'june' is saved; there are: none"),
+        (["--save-reference", "x"], "--save-reference x saves what --reference fits"),
+        (["--reference", "source:line-3", "--save-reference", "a/b"], "'a/b' cannot name"),
+        (["--reference", "source:line-3", "--set", "mining.detector=lof"], "'lof' compares a pool"),
+        (["--fdr", "0.1"], "add --reference, one of dataset:NAME@VERSION"),
+        (["--fdr", "2", "--reference", "source:line-3"], "mining.fdr is 2.0: input should be less"),
+    ],
+)
+def test_mistakes_are_one_line(longtail, lines: Workspace, arguments: list[str], message) -> None:
+    told = longtail("mine", "-w", lines.root, *arguments)
+    assert told.code == 2
+    assert message in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_wrong_reference_is_told_before_anything_is_ingested(
+    longtail, root: Path, photographs: Path
+) -> None:
+    told = longtail("run", "-w", root, photographs, "--reference", "dataset:none")
+    assert told.code == 2
+    assert len(opened(root).catalog.rejects.files()) == 0
+    assert not list(opened(root).catalog.runs.glob("*/validation.json")) or told.out == ""
+
+
+def test_a_saved_reference_is_bound_to_its_encoder_and_its_name(longtail, root: Path) -> None:
+    opened(root, reference="source:line-3").mine(save_reference="march")
+    with pytest.raises(UsageError, match="'march' is there already"):
+        opened(root, reference="source:line-4").mine(save_reference="march")
+    other = Workspace(
+        root, {"encoder": "efficientnet-lite2", "mining": {"reference": "saved:march"}}
+    )
+    with pytest.raises(
+        EncoderError, match=r"'march' was fitted on vectors of efficientnet-lite0-\w+"
+    ):
+        other.mine()
+    listed = longtail("references", "-w", root, "--json").json
+    assert [(one["name"], one["samples"]) for one in listed] == [("march", 60)]
+    assert "march" in longtail("references", "-w", root).out
+    (root / "references" / "march" / "baseline.npz").write_bytes(b"half")
+    with pytest.raises(CorruptionError, match="damaged"):
+        opened(root, reference="saved:march").mine()
+
+
+def test_a_saved_reference_can_be_removed(longtail, root: Path) -> None:
+    opened(root, reference="source:line-3").mine(save_reference="march")
+    assert "no saved references" in longtail("references", "-w", root, "--remove", "march").out
+    assert longtail("references", "-w", root, "--remove", "march").code == 2
+    with pytest.raises(NotFoundError, match="there are: none"):
+        opened(root, reference="saved:march").mine()
