@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,27 @@ def test_a_saved_reference_can_be_removed(longtail, root: Path) -> None:
     assert longtail("references", "-w", root, "--remove", "march").code == 2
     with pytest.raises(NotFoundError, match="there are: none"):
         opened(root, reference="saved:march").mine()
+
+
+def test_a_rate_without_enough_reference_says_so_and_ranks_to_the_budget(
+    longtail, root: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    reference = ("--reference", "source:line-3", "--fdr", "0.1", "--budget", 4)
+    done = longtail("run", "-w", root, tmp_path / "noise.png", *reference)
+    assert done.code == 0
+    assert done.out.count("note: no rate is promised, ranked to the budget instead:") == 1
+    assert len(opened(root).flags(kind="outlier")) == 4
+
+
+def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    workspace = opened(root, reference="source:line-3", fdr=0.5)
+    workspace.run([f"{tmp_path}/*.png"], source="line-4")
+    noise = {hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.png")}
+    flagged = {flag.sample_id for flag in workspace.flags(kind="outlier")}
+    assert noise <= flagged
+    assert "at most 50% of the" in workspace.notes()[-1]
