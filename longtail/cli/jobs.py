@@ -149,7 +149,7 @@ def forget(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete samples, and refuse them from now on; 'vacuum' then clears the disk.
+    """Delete samples and refuse them; 'vacuum' then clears the disk.
 
     Example: longtail forget -w my-workspace 3f2a9c01b7de
     """
@@ -205,7 +205,7 @@ def references(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what 'mine --save-reference' kept, for 'mine --reference saved:NAME'.
+    """List what 'mine --reference saved:NAME' can name.
 
     Example: longtail references -w my-workspace
     """
