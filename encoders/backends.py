@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.base import Pixels, Precision, Preprocess, Run, Vectors, batches
+from schemas.errors import EncoderError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,23 +60,56 @@ class PixelsToVectors(nn.Module):
         )
 
 
-def torch_cpu(network: PixelsToVectors, precision: Precision, threads: int) -> Run:
-    """`threads` holds for the whole process: torch has one setting for all callers."""
+def torch_cpu(
+    network: PixelsToVectors,
+    size: int,
+    precision: Precision,
+    threads: int,
+    *,
+    compile_: bool = False,
+) -> Run:
+    """`threads` holds for the whole process: torch has one setting for all callers.
+
+    compile_: build it before the first image comes. Raises EncoderError as `building` does.
+    """
     torch.set_num_threads(threads)
     network = network.eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")
-    size, exact = network.batch or CPU_BATCH, network.batch is not None
+    # A compiled network is built anew for every other number of images.
+    batch, exact = network.batch or CPU_BATCH, compile_ or network.batch is not None
+    forward = torch.compile(network) if compile_ else network
 
     def run(pixels: Pixels) -> Vectors:
         parts = []
         pixels = np.require(pixels, requirements=["C", "W"])
         with torch.inference_mode(), autocast:
-            for chunk, wanted in batches(pixels, size, exact=exact):
-                parts.append([level[:wanted] for level in network(torch.from_numpy(chunk))])
+            for chunk, wanted in batches(pixels, batch, exact=exact):
+                parts.append([level[:wanted] for level in forward(torch.from_numpy(chunk))])
         return [torch.cat(level).numpy() for level in zip(*parts, strict=True)]
 
+    if compile_:
+        with building():
+            run(np.zeros((batch, size, size, 3), np.uint8))
     return run
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """While torch.compile builds: EncoderError for what it cannot build, or builds with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about itself
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor.exc import InductorError
+
+        try:
+            yield
+        except (TorchDynamoException, InductorError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise EncoderError(
+                f"torch.compile failed ({first}); it needs a C++ compiler, such as the package "
+                "g++, and on a GPU Triton: install these, or set 'compile: false'"
+            ) from error
 
 
 def openvino_cpu(

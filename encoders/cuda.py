@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.backends import DTYPES, PixelsToVectors
+from encoders.backends import DTYPES, PixelsToVectors, building
 from encoders.base import Pixels, Precision, Run, Vectors
 
 _LARGEST_BATCH = 1024
@@ -36,8 +37,11 @@ def cuda(
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     forward = torch.compile(network) if compile_ else network
     gpu = _Gpu(forward, device, precision, Batch(network.batch or 8, network.batch is not None))
-    if not gpu.batch.exact:
-        gpu.batch.size = best_batch(lambda n: gpu.run(np.zeros((n, size, size, 3), np.uint8)))
+    black = np.zeros((1, size, size, 3), np.uint8)
+    with building() if compile_ else nullcontext():
+        gpu.run(black)
+        if not gpu.batch.exact:
+            gpu.batch.size = best_batch(lambda n: gpu.run(np.repeat(black, n, axis=0)))
     return gpu.run
 
 

@@ -6,8 +6,10 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,22 +33,52 @@ class Device:
 
 
 def find_device(name: str) -> Device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` -> the device; a GPU is taken by `auto` where one is.
+    """The first of the devices that a name stands for. Raises EncoderError as `find_devices`."""
+    return find_devices(name)[0]
 
-    Raises EncoderError for another name, or a GPU that is not here.
+
+def find_devices(name: str) -> list[Device]:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> the devices here; `auto` takes GPUs where there are any.
+
+    `cuda`, and `auto` with it, stands for every GPU. Raises EncoderError for another name, or a
+    GPU that is not here.
     """
     gpus = cuda_capabilities()
     if name == "cpu" or (name == "auto" and not gpus):
-        return Device("cpu", ("bf16", "fp32") if _cpu_has_bf16() else ("fp32",))
-    if name != "auto" and not re.fullmatch(r"cuda(:\d+)?", name):
+        return [Device("cpu", ("bf16", "fp32") if _cpu_has_bf16() else ("fp32",))]
+    return choose_gpus(name, gpus)
+
+
+def choose_gpus(name: str, capabilities: Sequence[int]) -> list[Device]:
+    """The GPUs that `auto`, `cuda` or `cuda:N` stands for, each with what all of these multiply.
+
+    capabilities: the major compute capability of every GPU. Raises EncoderError.
+    """
+    if not re.fullmatch(r"auto|cuda(:\d+)?", name):
         raise EncoderError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
-    number = int(name.partition(":")[2] or 0)
-    if number >= len(gpus):
+    number = name.partition(":")[2]
+    wanted = [int(number)] if number else list(range(max(len(capabilities), 1)))
+    if wanted[-1] >= len(capabilities):
         raise EncoderError(
-            f"device {name!r} is not here: torch can use {len(gpus)} GPUs; use cpu or auto"
+            f"device {name!r} is not here: torch can use {len(capabilities)} GPUs; use cpu or auto"
         )
-    ampere = gpus[number] >= 8
-    return Device(f"cuda:{number}", ("bf16", "fp16", "fp32") if ampere else ("fp16", "fp32"))
+    # Vectors of one run must not differ in precision, whichever GPU gave them.
+    ampere = min(capabilities[gpu] for gpu in wanted) >= 8
+    precisions: tuple[Precision, ...] = ("bf16", "fp16", "fp32") if ampere else ("fp16", "fp32")
+    return [Device(f"cuda:{gpu}", precisions) for gpu in wanted]
+
+
+def assign(devices: Sequence[Device], worker: int) -> Device:
+    """The device of a worker, counted from 0: each in turn."""
+    return devices[worker % len(devices)]
+
+
+_workers = itertools.count()
+
+
+def next_device(name: str) -> str:
+    """The device for one more worker of this process."""
+    return assign(find_devices(name), next(_workers)).name
 
 
 def has(package: str) -> bool:

@@ -104,8 +104,9 @@ def describe(
     Raises EncoderError when the encoder is unknown, not installed, or cannot run so.
     """
     family, target = _split(spec)
+    hardware.find_device(device)
     if family == "module":
-        return _module("custom").load(target).info  # type: ignore[no-any-return]
+        return _own(spec, target, precision).info
     if family == "onnx":
         _precision(precision, Device("ONNX Runtime", ("fp32",)))
         return _module("onnx").describe(target)  # type: ignore[no-any-return]
@@ -124,11 +125,12 @@ def load(
 ) -> Encoder:
     """The encoder, ready for `workers` threads that call it at once, with `threads` cores each.
 
-    compile_: let torch.compile build it for a GPU, which takes a minute and makes it faster.
+    compile_: let torch.compile build it, which takes a minute and makes it faster; OpenVINO builds
+        what it runs by itself. Raises EncoderError where there is no compiler.
     """
     family, target = _split(spec)
     if family == "module":
-        return _module("custom").load(target)  # type: ignore[no-any-return]
+        return _own(spec, target, precision)
     if family == "onnx":
         info = describe(spec, precision=precision)
         where = hardware.find_device(device).name
@@ -142,7 +144,17 @@ def load(
 
 
 _sharing = threading.Lock()
-_share = functools.lru_cache(maxsize=1)(load)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(*key: object) -> dict[str, Encoder]:
+    """By device, of the one encoder that is kept."""
+    return {}
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_patches(*key: object) -> dict[str, PatchEncoder]:
+    return {}
 
 
 def share(
@@ -154,16 +166,23 @@ def share(
     trust_remote_code: bool = False,
     compile_: bool = False,
 ) -> Encoder:
-    """The encoder that all of this process share: loaded on first use, kept until another is."""
+    """The encoder that all of this process share: loaded on first use, kept until another is.
+
+    One of each device is kept, so that every GPU can have workers.
+    """
+    device = hardware.find_device(device).name
     with _sharing:
-        return _share(
-            spec,
-            device=device,
-            precision=precision,
-            workers=workers,
-            trust_remote_code=trust_remote_code,
-            compile_=compile_,
-        )
+        kept = _kept(spec, precision, workers, trust_remote_code, compile_)
+        if device not in kept:
+            kept[device] = load(
+                spec,
+                device=device,
+                precision=precision,
+                workers=workers,
+                trust_remote_code=trust_remote_code,
+                compile_=compile_,
+            )
+        return kept[device]
 
 
 def load_patches(
@@ -202,9 +221,6 @@ def check_patches(spec: str) -> None:
         )
 
 
-_share_patches = functools.lru_cache(maxsize=1)(load_patches)
-
-
 def share_patches(
     spec: str = DEFAULT,
     *,
@@ -214,14 +230,18 @@ def share_patches(
     trust_remote_code: bool = False,
 ) -> PatchEncoder:
     """As `share`, for the encoder of patches."""
+    device = hardware.find_device(device).name
     with _sharing:
-        return _share_patches(
-            spec,
-            device=device,
-            precision=precision,
-            workers=workers,
-            trust_remote_code=trust_remote_code,
-        )
+        kept = _kept_patches(spec, precision, workers, trust_remote_code)
+        if device not in kept:
+            kept[device] = load_patches(
+                spec,
+                device=device,
+                precision=precision,
+                workers=workers,
+                trust_remote_code=trust_remote_code,
+            )
+        return kept[device]
 
 
 def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
@@ -338,6 +358,17 @@ def _network(spec: str, trust: bool) -> Network:
     return find[family]()
 
 
+def _own(spec: str, target: str, precision: Precision | Literal["auto"]) -> Encoder:
+    """A person's own encoder, which computes as it does. Raises EncoderError."""
+    encoder: Encoder = _module("custom").load(target)
+    if precision not in ("auto", encoder.info.precision):
+        raise EncoderError(
+            f"encoder {spec!r} computes in {encoder.info.precision} by itself; set 'precision: "
+            f"auto' instead of {precision!r}, or change the encoder"
+        )
+    return encoder
+
+
 def named(spec: str) -> str:
     """The spec without a path's folders: its weights tell a model apart, not where it lies."""
     family, colon, target = spec.partition(":")
@@ -392,4 +423,4 @@ def _start(
 
     if info.backend == "openvino":
         return openvino_cpu(network, size, info.precision, threads, workers)
-    return torch_cpu(network, info.precision, threads)
+    return torch_cpu(network, size, info.precision, threads, compile_=compile_)

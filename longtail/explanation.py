@@ -29,7 +29,8 @@ class Explanation:
     """Why a sample is where it is among the `samples` that a run mined.
 
     position: by score alone, from 1, the strangest. kind, rank: of its flag, None without one.
-    z: robust deviations per level. quality: its pixel statistics.
+    z: robust deviations per level. quality: its pixel statistics; none of a vector
+    that came without its image.
     reasons: as the run gave them to a flag; for another sample by the same rules.
     nearest: the closest samples that are no flags and no confirmed edge cases.
     confirmed: the closest samples that the verdicts call edge cases. verdicts: oldest first.
@@ -105,7 +106,9 @@ def _quality(catalog: Catalog, row: Mapping[str, Any]) -> tuple[dict[str, float]
     place = pc.index(table["sample_id"], row["sample_id"]).as_py()
     columns = {name: table[name].to_numpy() for name in QUALITY_STATISTICS}
     usual = reasons.UsualRange(table["source"].to_pylist(), columns)
-    return {name: float(values[place]) for name, values in columns.items()}, usual.reasons(place)
+    own = {name: float(values[place]) for name, values in columns.items()}
+    known = {name: value for name, value in own.items() if not np.isnan(value)}
+    return known, usual.reasons(place)
 
 
 def _reasons(row: Mapping[str, Any], scores: Floats, usual: list[str]) -> list[str]:

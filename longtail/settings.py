@@ -166,7 +166,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto, fp32, bf16 or fp16; auto: the fastest of the device"
     )
-    compile: bool = Field(False, description="torch.compile on a GPU: slower to start, then faster")
+    compile: bool = Field(
+        False, description="torch.compile where torch runs it (a GPU): slow to start, then faster"
+    )
     trust_remote_code: bool = Field(
         False, description="let an hf: model run code of its own; true only for one you have read"
     )

@@ -25,7 +25,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from encoders import images, registry
+from encoders import hardware, images, registry
 from encoders.base import Encoder, EncoderInfo
 from pipelines import progress, sources
 from pipelines.ahead import ReadAhead
@@ -111,6 +111,11 @@ class Embed(beam.DoFn):
 
     def setup(self) -> None:
         options = self.options
+        # Each worker has a GPU, where there are several, and all compute in the same precision.
+        self.encoder_options = options.encoder_options | {
+            "device": hardware.next_device(options.encoder_options.get("device", "auto")),
+            "precision": options.info.precision,
+        }
         self.known = self.shared_known.acquire(lambda: _known(options))
         self.progress = progress.of(options.run_id)
         self.readers = ThreadPoolExecutor(_READING_THREADS, "read")
@@ -171,7 +176,7 @@ class Embed(beam.DoFn):
             # Only now: a run with nothing new must not pay for loading it.
             encoder = registry.share(
                 options.encoder,
-                **options.encoder_options,
+                **self.encoder_options,
                 compile_=options.compile_encoder,
                 workers=options.workers,
             )

@@ -85,7 +85,8 @@ def _lines(told: Explanation) -> Iterator[tuple[str, str]]:
     yield "levels", ", ".join(f"{level} {z:+.1f}σ" for level, z in told.z.items())
     for reason in told.reasons:
         yield "why", reason
-    yield "quality", ", ".join(f"{name} {value:.3g}" for name, value in told.quality.items())
+    if told.quality:
+        yield "quality", ", ".join(f"{name} {value:.3g}" for name, value in told.quality.items())
     yield from _neighbours("normal", told.nearest)
     yield from _neighbours("edge case", told.confirmed)
     for given in told.verdicts:

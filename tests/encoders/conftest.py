@@ -10,6 +10,8 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
+from encoders.base import Encoder
+
 
 def cut(n: int, size: int) -> np.ndarray:
     """Uint8 (n, size, size, 3): squares cut from real photographs."""
@@ -25,6 +27,21 @@ def cut(n: int, size: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def photographs() -> Callable[[int, int], np.ndarray]:
     return cut
+
+
+@pytest.fixture(scope="session")
+def batches_agree() -> Callable[[Encoder], None]:
+    """`batches_agree(encoder)`: 64 images at once and one by one agree to 1e-3 in cosine."""
+
+    def check(encoder: Encoder) -> None:
+        pixels = cut(64, encoder.info.preprocess.size)
+        together = encoder.encode(pixels)
+        singly = [encoder.encode(pixels[i : i + 1]) for i in range(64)]
+        for level, vectors in together.items():
+            alone = np.concatenate([one[level] for one in singly])
+            assert (alone * vectors).sum(1).min() > 1 - 1e-3
+
+    return check
 
 
 class ThreeLevels(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from encoders.base import Encoder
 from encoders.registry import describe, load
 from schemas.errors import EncoderError
 
@@ -52,6 +54,16 @@ def test_a_class_or_an_object_is_an_encoder(attribute: str) -> None:
     red[..., 0] = 255
     low = load(spec).encode(red)["low"]
     np.testing.assert_allclose(low, [[1, 0, 0]] * 2, atol=0.01)
+
+
+def test_its_precision_is_its_own(batches_agree: Callable[[Encoder], None]) -> None:
+    spec = "module:my_encoders.ready"
+    batches_agree(load(spec, precision="fp32"))
+    for made in (describe, load):
+        with pytest.raises(
+            EncoderError, match=r"computes in fp32 by itself; set 'precision: auto'"
+        ):
+            made(spec, precision="bf16")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from encoders.base import Encoder
 from encoders.registry import describe, load
 from schemas.errors import EncoderError
 from schemas.records import LEVELS
@@ -92,6 +96,7 @@ def test_a_saved_model_gives_its_levels(
     small_model: nn.Module,
     expected: dict[str, np.ndarray],
     photographs: Photographs,
+    batches_agree: Callable[[Encoder], None],
     tmp_path: Path,
 ) -> None:
     spec = with_sidecar(save(small_model, tmp_path))
@@ -103,6 +108,40 @@ def test_a_saved_model_gives_its_levels(
     embeddings = encoder.encode(photographs(5, 32))
     for level in LEVELS:
         np.testing.assert_allclose(embeddings[level], expected[level], atol=2e-5)
+    batches_agree(load(spec, device="cpu"))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's, of its own parts
+def test_compile_gives_the_same_vectors(
+    small_model: nn.Module,
+    expected: dict[str, np.ndarray],
+    photographs: Photographs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # which builds what it runs by itself
+    spec = with_sidecar(save_exported(small_model, tmp_path))
+    encoder = load(spec, device="cpu", precision="fp32", compile_=True)
+    embeddings = encoder.encode(photographs(5, 32))
+    for level in LEVELS:
+        np.testing.assert_allclose(embeddings[level], expected[level], atol=2e-5)
+
+
+def test_a_machine_without_a_compiler_is_told_so(small_model: nn.Module, tmp_path: Path) -> None:
+    spec = with_sidecar(save_exported(small_model, tmp_path))
+    program = (
+        "import sys; sys.modules['openvino'] = None\n"
+        "from encoders.registry import load; from schemas.errors import EncoderError\n"
+        f"try: load({spec!r}, device='cpu', compile_=True)\n"
+        "except EncoderError as error: print(error)"
+    )
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert "torch.compile failed" in done.stdout, done.stderr
+    assert "set 'compile: false'" in done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("save", [save_torchscript, save_onnx])

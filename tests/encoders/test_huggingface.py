@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from encoders.base import Preprocess
+from encoders.base import Encoder, Preprocess
 from encoders.registry import describe, load, load_patches, load_text
 from schemas.errors import EncoderError
 
@@ -62,7 +62,12 @@ def save(family: str, folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_family_gives_three_levels(family: str, photographs: Photographs, tmp_path: Path) -> None:
+def test_a_family_gives_three_levels(
+    family: str,
+    photographs: Photographs,
+    batches_agree: Callable[[Encoder], None],
+    tmp_path: Path,
+) -> None:
     model = save(family, tmp_path)
     spec = f"hf:{tmp_path}"
     info = describe(spec, device="cpu", precision="fp32")
@@ -78,6 +83,7 @@ def test_a_family_gives_three_levels(family: str, photographs: Photographs, tmp_
         else:
             high = model(**inputs).last_hidden_state[:, 0]
     np.testing.assert_allclose(embeddings["high"], nn.functional.normalize(high).numpy(), atol=1e-4)
+    batches_agree(load(spec, device="cpu"))
 
 
 @pytest.mark.parametrize("family", ["dinov3", "convnext"])

@@ -37,12 +37,10 @@ def test_embeddings_are_unit_vectors_of_the_described_lengths(
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_the_size_of_a_batch_does_not_matter(encoder: Encoder, photographs: Photographs) -> None:
-    pixels = photographs(64, encoder.info.preprocess.size)
-    together = encoder.encode(pixels)
-    for level in LEVELS:
-        alone = np.concatenate([encoder.encode(pixels[i : i + 1])[level] for i in range(64)])
-        assert (alone * together[level]).sum(1).min() > 1 - 1e-3
+def test_the_size_of_a_batch_does_not_matter(
+    encoder: Encoder, batches_agree: Callable[[Encoder], None]
+) -> None:
+    batches_agree(encoder)
 
 
 def test_threads_share_an_encoder(encoder: Encoder, photographs: Photographs) -> None:

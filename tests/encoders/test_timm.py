@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoders.base import Encoder
 from encoders.registry import describe, load, load_patches
 from schemas.errors import EncoderError
 
@@ -30,6 +31,7 @@ if find_spec("timm") and find_spec("torchvision"):
         dimensions: tuple[int, ...],
         patches: tuple[int, ...],
         photographs: Photographs,
+        batches_agree: Callable[[Encoder], None],
         tmp_path: Path,
     ) -> None:
         options = {"img_size": 64} if "vit" in name else {}
@@ -48,6 +50,7 @@ if find_spec("timm") and find_spec("torchvision"):
         np.testing.assert_allclose(embeddings["high"], high, atol=1e-4)
         grid = load_patches(spec, device="cpu").encode_patches(photographs(2, 64))
         assert grid.shape == patches
+        batches_agree(load(spec, device="cpu"))
 
     def test_an_unknown_name_is_an_error() -> None:
         with pytest.raises(EncoderError, match="'timm:no_such_model' cannot be loaded"):

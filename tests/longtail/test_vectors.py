@@ -265,5 +265,8 @@ def test_the_command_line(longtail: Command, tmp_path: Path) -> None:
 
     assert (ran.code, ": 60 ingested, 0 skipped, 0 rejected" in ran.out) == (0, True)
     assert longtail("status", "-w", root, "--json").json["index"]["vectors"] == 60
+    flag = longtail("flags", "-w", root, "--json").json[0]["sample_id"]
+    told = longtail("explain", "-w", root, flag)
+    assert (told.code, "quality" in told.out, "nan" in told.out) == (0, False, False)
     asked = longtail("query", "-w", root, file)
     assert (asked.code, asked.err.count("\n"), "--id" in asked.err) == (2, 1, True)

@@ -383,12 +383,12 @@ def test_a_run_resumed_with_another_precision_is_refused_with_both_named(
     assert first.ingest([str(images)]).ingested == 1
     photograph(images / "b.png", 2)
 
-    with pytest.raises(EncoderError) as refused:
-        second.ingest([str(images)])
-
-    for part in (first.jobs.encoder.id, second.jobs.encoder.id, "precision bf16, not fp32"):
-        assert part in str(refused.value)
-    assert refused.value.exit_code == 2
+    for job in (lambda: second.ingest([str(images)]), second.index, second.mine):
+        with pytest.raises(EncoderError) as refused:
+            job()
+        for part in (first.jobs.encoder.id, second.jobs.encoder.id, "precision bf16, not fp32"):
+            assert part in str(refused.value)
+        assert refused.value.exit_code == 2
     assert first.ingest([str(images)]).ingested == 1
     assert Workspace(empty.root).ingest([str(images)]).ingested == 2  # another name stands beside
 
