@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 FEWEST_SAMPLES = 50
 """Fewer do not show what is ordinary; their scores wait until there are as many."""
 
-_CANDIDATES = 512
+CANDIDATES = 512
+"""So many samples are looked at for the bank, and half of them become its reference."""
 _BATCH = 16
 
 Named = tuple[str, str]
@@ -124,7 +125,7 @@ def choose_references(options: PatchOptions) -> list[Named]:
     """
     samples = options.catalog.samples
     ids = samples.read(["sample_id"], options.of_encoder)["sample_id"]
-    chosen = pc.take(ids, pc.select_k_unstable(ids, _CANDIDATES, [("", "ascending")]))
+    chosen = pc.take(ids, pc.select_k_unstable(ids, CANDIDATES, [("", "ascending")]))
     column = arrow.embedding_column("high")
     wanted = options.of_encoder & ds.field("sample_id").isin(chosen.combine_chunks())
     rows = samples.read(["sample_id", "uri", column], wanted).sort_by("sample_id")
