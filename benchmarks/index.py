@@ -7,7 +7,8 @@
 
 Each piece of an entry is measured in a process of its own. `--piece` measures one of them, and
 needs the scratch folder that `--piece build` filled. Ratios are of times, ours over theirs, but
-`self_knn_vs_brute`, theirs over ours.
+`self_knn_vs_brute`, theirs over ours. `<piece>_load` is the machine's load average of the minute at
+its end: above the number of cores seconds are inflated, while ratios taken by turns are not.
 """
 
 from __future__ import annotations
@@ -264,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case.folder.mkdir(parents=True, exist_ok=True)
             if given.piece:
                 told = PIECES[given.piece](case)
+                told[f"{given.piece}_load"] = os.getloadavg()[0]
                 record(case.key, told)
                 print(json.dumps(case.key | told), flush=True)
             else:
