@@ -29,20 +29,35 @@ PANELS = {
 }
 
 
+CROWDED = 4
+"""A load average from which seconds tell of other work on the machine."""
+
+
 def plot(entries: list[dict[str, Any]], file: Path) -> None:
-    """Draw the clustered entries of 320 dimensions, log-log, one panel per quantity."""
+    """Draw the clustered entries of 320 dimensions, log-log, one panel per quantity.
+
+    Entries of a crowded machine are left out, as their ratios alone mean something.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [e for e in entries if (e["data"], e["dimension"]) == ("clustered", 320)]
+    shown = [
+        entry
+        for entry in entries
+        if (entry["data"], entry["dimension"]) == ("clustered", 320)
+        and all(load < CROWDED for name, load in entry.items() if name.endswith("_load"))
+    ]
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(20, 4), layout="constrained")
     for panel, (title, lines) in zip(panels, PANELS.items(), strict=True):
         for field, label in lines.items():
             points = [(entry["vectors"], entry[field]) for entry in shown if entry.get(field)]
-            panel.plot(*zip(*points, strict=True), "o-", label=label)
+            if points:
+                panel.plot(*zip(*points, strict=True), "o-", label=label)
         panel.set(title=title, xlabel="vectors", xscale="log", yscale="log")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low / 2, high * 2)  # so that a flat curve looks flat
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
     figure.savefig(file, dpi=110)
