@@ -113,7 +113,7 @@ class Findings:
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
     fewer; nearest_distances: (f, m), NaN there. group: (f,) alike flags of one kind, numbered from
     0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
-    shifts: sources that moved as a whole. notes: what the run must say, one line each.
+    shifts: sources that moved as a whole. notes: what else the run must say, one line each.
     moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
     that an unflagged near-duplicate is counted with, -1 for none.
     """
@@ -216,7 +216,7 @@ def mine(
         group=group,
         group_distance=group_distance,
         shifts=shifts,
-        notes=[*map(str, shifts), *notes, *_unscored(pool)],
+        notes=[*notes, *_unscored(pool)],
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )
@@ -260,7 +260,7 @@ def _promised(
     if policy.fdr is None:
         return None, []
     if p_value is None or calibration is None:
-        promised = Promise(None, "there is no clean reference")
+        promised = Promise(None, "there is no clean reference, or no p-values of this detector")
     elif shifts:
         promised = Promise(None, "a source has shifted away from the reference")
     else:

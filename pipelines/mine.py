@@ -138,7 +138,9 @@ class Score(beam.DoFn):
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
-        said = notes.of_findings(findings, drift(findings, pool, options))
+        earlier, before = run_before(options)
+        strangeness = drift(findings, pool, options, earlier, before)
+        said = notes.of_findings(findings, options.run_id, before, strangeness)
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -287,20 +289,29 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     )
 
 
-def drift(findings: Findings, pool: Pool, options: MineOptions) -> notes.Drift | None:
-    """How strange the samples are that no earlier run on the same reference has scored."""
-    if options.reference is None or findings.tail is None:
-        return None
-    catalog, known_by = options.catalog, str(options.reference.about["of"])
+def run_before(options: MineOptions) -> tuple[str, notes.Notes]:
+    """The newest run on the same reference, or without one, and its notes; empty for none."""
+    catalog, known_by = options.catalog, _known_by(options)
     runs = sorted({str(file.partition) for file in catalog.scores.files()}, reverse=True)
     told = ((run_id, notes.read(catalog.run(run_id))) for run_id in runs)
-    run_id, before = next(((r, n) for r, n in told if n.reference == known_by), ("", notes.Notes()))
-    scored = catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
-    new = pc.invert(
-        pc.is_in(pa.array(pool.sample_ids, pa.string()), value_set=scored.combine_chunks())
-    )
+    return next(((r, n) for r, n in told if n.reference == known_by), ("", notes.Notes()))
+
+
+def drift(
+    findings: Findings, pool: Pool, options: MineOptions, run_id: str, before: notes.Notes
+) -> notes.Drift | None:
+    """How strange the samples are that the run before on the same reference has not scored."""
+    if findings.tail is None:
+        return None
+    scored = options.catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
+    ids = pa.array(pool.sample_ids, pa.string())
+    new = pc.invert(pc.is_in(ids, value_set=scored.combine_chunks()))
     now = Strangeness.of(findings.tail[new.to_numpy(zero_copy_only=False)])
-    return notes.Drift(known_by, now, before.strangeness)
+    return notes.Drift(_known_by(options), now, before.strangeness)
+
+
+def _known_by(options: MineOptions) -> str:
+    return "" if options.reference is None else str(options.reference.about["of"])
 
 
 def _open(options: MineOptions) -> Snapshot:

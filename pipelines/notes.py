@@ -4,16 +4,19 @@ notes: one line each: a promise that is kept or withdrawn, a source that has shi
 moved: how many outliers owe their place to verdicts.
 reference: what the pool was held against, in the words of the settings, empty for nothing.
 strangeness: of the samples that were new since the run before on that reference.
+shifts: the sources that have shifted, and the run that first said so of each.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from detectors.drift import Strangeness
 from detectors.mining import Findings
+from detectors.shift import Shift
 
 NOTES = "notes.json"
 
@@ -26,6 +29,12 @@ class Notes:
     moved: int = 0
     reference: str = ""
     strangeness: Strangeness | None = None
+    shifts: Mapping[str, str] = field(default_factory=dict)
+
+
+def _still(shift: Shift) -> str:
+    out = f"{shift.deviations:.1f} robust deviations out at the {shift.level} level"
+    return f"source '{shift.source}' still lies {out}, as run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +51,25 @@ class Drift:
         return f"by reference {self.reference}, {self.now.against(self.before)}"
 
 
-def of_findings(findings: Findings, drift: Drift | None = None) -> Notes:
-    """What the findings of a pool have to say."""
-    if drift is None:
-        return Notes(tuple(findings.notes), findings.moved)
-    return Notes((drift.note, *findings.notes), findings.moved, drift.reference, drift.now)
+def of_findings(
+    findings: Findings, run_id: str, before: Notes, drift: Drift | None = None
+) -> Notes:
+    """What the findings of a pool have to say.
+
+    before: the notes of the run before on the same reference, so that a shift is news once.
+    """
+    said = {shift.source: before.shifts.get(shift.source, run_id) for shift in findings.shifts}
+    shifts = [
+        str(shift) if said[shift.source] == run_id else f"{_still(shift)} {said[shift.source]} said"
+        for shift in findings.shifts
+    ]
+    return Notes(
+        notes=(*([drift.note] if drift else []), *shifts, *findings.notes),
+        moved=findings.moved,
+        reference=drift.reference if drift else "",
+        strangeness=drift.now if drift else None,
+        shifts=said,
+    )
 
 
 def record(folder: Path, notes: Notes) -> None:
@@ -67,4 +90,5 @@ def read(folder: Path) -> Notes:
         moved=content["moved"],
         reference=content["reference"],
         strangeness=found and Strangeness(found["samples"], tuple(found["above"])),
+        shifts=content["shifts"],
     )

@@ -112,7 +112,7 @@ def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):
     assert shift.deviations > 1
     assert shift.p_value < 1e-6
     assert shift.since == start
-    assert "source 'night' has shifted" in findings.notes[0]
+    assert "source 'night' has shifted" in str(shift)
     assert len(findings.flagged) < 15
 
 

@@ -242,3 +242,21 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     flagged = {flag.sample_id for flag in workspace.flags(kind="outlier")}
     assert noise <= flagged
     assert "at most 50% of the" in workspace.notes()[-1]
+
+
+def test_a_source_that_shifted_is_news_once(root: Path, photographs: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i, path in enumerate(sorted(photographs.iterdir())[:40]):  # a camera with a noisy sensor
+        pixels = np.asarray(Image.open(path).convert("L")) + rng.normal(0, 40, (300, 300))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    workspace = opened(root, reference="source:line-3")
+    first = workspace.run([f"{tmp_path}/*.png"], source="line-5")
+    (news,) = [note for note in workspace.notes() if "line-5" in note]
+    assert news.startswith("source 'line-5' has shifted: half of its 40 samples lie")
+    again = opened(root, reference="source:line-3", budget=6)
+    again.mine()
+    (known,) = [note for note in again.notes() if "line-5" in note]
+    assert known.startswith("source 'line-5' still lies")
+    assert known.endswith(f"as run {first.run_id} said")
+    flags = again.flags()
+    assert all(flag.p_value is None for flag in flags if flag.source == "line-5")
