@@ -92,7 +92,7 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Reviews:
     """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and which of
-    them were called edge cases."""
+    them were called edge cases. Who was judged takes no place in the budget again."""
 
     sample_ids: Sequence[str]
     vectors: NDArray[np.floating]
@@ -165,7 +165,9 @@ def mine(
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
-    candidates = np.flatnonzero(score > 0 if found is None else found)
+    judged = np.isin(pool.sample_ids, [] if reviews is None else list(reviews.sample_ids))
+    # A promised rate is that of all discoveries together, those included that were judged.
+    candidates = np.flatnonzero((score > 0) & ~judged if found is None else found)
     count = policy.budget.of(len(pool)) if found is None else len(candidates)
     (outliers, duplicate_of), (unmoved, _) = (
         _taken(pool, candidates[np.argsort(-worth[candidates], kind="stable")], count, policy)
@@ -174,13 +176,14 @@ def mine(
     copies = np.flatnonzero(duplicate_of >= 0)
 
     deviation = np.mean([z[level] for level in LEVELS], axis=0)
-    faults = np.flatnonzero(deviation >= policy.fault_threshold)
+    faults = np.flatnonzero((deviation >= policy.fault_threshold) & ~judged)
     faults = np.setdiff1d(faults, np.concatenate([outliers, copies]))
     if not all(z[level].any() for level in LEVELS):
         faults = faults[:0]  # a fault shows at every depth: one level alone cannot tell
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
-    nearest, nearest_distances = nearest_unflagged(pool, flagged, policy, copies)
+    strange = np.concatenate([flagged, copies, _edge_cases(pool, reviews)])
+    nearest, nearest_distances = nearest_normal(pool, flagged, policy, strange)
     closest = nearest_distances[:, 0] if policy.nearest else np.full(len(flagged), np.nan)
     group, group_distance = _groups(pool.embeddings[policy.level][flagged], closest, len(outliers))
 
@@ -311,18 +314,25 @@ def _groups(vectors: NDArray[np.floating], to_normal: Floats, outliers: int) -> 
     return np.concatenate([group, others]), np.concatenate([distance, their_distance])
 
 
-def nearest_unflagged(
-    pool: Pool, flagged: Ints, policy: Policy, copies: Ints
-) -> tuple[Ints, Floats]:
-    """The `policy.nearest` closest unflagged samples of each flag, on the scored level.
+def _edge_cases(pool: Pool, reviews: Reviews | None) -> Ints:
+    """The rows of the pool that verdicts call edge cases, flagged or not."""
+    if reviews is None:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(
+        np.isin(pool.sample_ids, np.asarray(reviews.sample_ids)[reviews.is_edge_case])
+    )
 
-    copies: rows that are counted with a flag, and so are not shown for normal.
+
+def nearest_normal(pool: Pool, flagged: Ints, policy: Policy, strange: Ints) -> tuple[Ints, Floats]:
+    """The `policy.nearest` closest samples of each flag that are normal, on the scored level.
+
+    strange: rows that are not: flags, what is counted with one, and confirmed edge cases.
     Exact: a flag's neighbours of the pool are mostly flags themselves where it is one of a
     group. Returns rows (f, m), -1 where there are fewer, and Euclidean distances (f, m).
     """
     rows = np.full((len(flagged), policy.nearest), -1, dtype=np.int64)
     distances = np.full(rows.shape, np.nan)
-    normal = np.setdiff1d(np.arange(len(pool)), np.concatenate([flagged, copies]))
+    normal = np.setdiff1d(np.arange(len(pool)), strange)
     m = min(policy.nearest, len(normal))
     if m == 0:
         return rows, distances

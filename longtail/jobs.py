@@ -181,7 +181,7 @@ class Jobs:
         self.references.check(mining.reference, save_reference, self.encoder.id)
 
     def mine(self, run: Run, save_reference: str | None = None) -> None:
-        """Score what is indexed, unless the newest mining run did so by the same policy.
+        """Score what is indexed, unless the newest run did so by the same policy and verdicts.
 
         save_reference: keep the fit of the reference under this name. Raises EncoderError for an
         encoder that changed, UsageError as `check_mining` does.
@@ -201,6 +201,7 @@ class Jobs:
         if mining.reference:
             folder = self.catalog.scratch / f"{run.run_id}-reference"
             found = self.references.find(mining.reference, snapshot, folder, encoder_id)
+        log = VerdictLog.at(self.catalog.reviews)
         mined = {
             "encoder": encoder_id,
             "snapshot": snapshot.number,
@@ -208,6 +209,7 @@ class Jobs:
             "policy": mining.model_dump(),
             "patches": sum(file.rows for file in self.catalog.patches.files(encoder_id)),
             "reference": found and dict(found.reference.about),
+            "verdicts": log.last(),  # before they are read: what comes between is mined again
         }
         newest = runs.newest_mining_run(self.catalog)
         unchanged = newest and runs.read_json(self.catalog.run(newest) / runs.MINE) == mined
@@ -229,6 +231,7 @@ class Jobs:
             policy=policy,
             patches=self.settings.patches,
             reference=reference,
+            verdicts={sample_id: verdict.label for sample_id, verdict in log.latest().items()},
         )
         runs.write_json(run.folder / runs.MINE, mined)
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))

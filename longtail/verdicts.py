@@ -135,6 +135,11 @@ class VerdictLog:
         with self._transaction() as connection:
             return [_verdict(row) for row in connection.execute(query.order_by(_verdicts.c.id))]
 
+    def last(self) -> int:
+        """The number of the last verdict appended, 0 before any: it grows with the log."""
+        with self._transaction() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(_verdicts.c.id))) or 0)
+
     def counts(self) -> dict[VerdictLabel, int]:
         """How many samples each label counts for now; all labels are there."""
         newest = _latest().subquery()

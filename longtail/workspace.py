@@ -162,11 +162,27 @@ class Workspace:
         return list(notes.read(self.catalog.run(run_id)).notes) if run_id else []
 
     def flags(
-        self, run_id: str | None = None, kind: FlagKind | None = None, top: int | None = None
+        self,
+        run_id: str | None = None,
+        kind: FlagKind | None = None,
+        top: int | None = None,
+        *,
+        left: bool = False,
     ) -> list[Flag]:
-        """The flags of a mining run (the newest one), best first. Raises NotFoundError."""
+        """The flags of a mining run (the newest one), best first. Raises NotFoundError.
+
+        left: what nobody has judged, in the order that the verdicts so far give the run's samples.
+        """
+        from longtail.reranking import flags_left
+
         run_id = runs.mining_run(self.catalog, run_id)
-        return [] if run_id is None else read_flags(self.catalog, run_id, kind)[:top]
+        if run_id is None:
+            return []
+        if not left:
+            return read_flags(self.catalog, run_id, kind)[:top]
+        snapshot = self._finder.index().searched
+        flags = flags_left(self.catalog, run_id, self.verdicts.latest(), snapshot)
+        return [flag for flag in flags if kind in (None, flag.kind)][:top]
 
     def explain(self, sample_id: str, run_id: str | None = None) -> Explanation:
         """Why a sample, flagged or not, stands where it does in a mining run (the newest one).

@@ -12,7 +12,7 @@ embeddings and distances in memory: about 2.5 KB a sample at 456 dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import apache_beam as beam
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from detectors.baseline import Baseline
 from detectors.drift import Strangeness
-from detectors.mining import Findings, Policy, mine
+from detectors.mining import Findings, Policy, Reviews, mine
 from detectors.pool import Patches, Pool
 from detectors.registry import yardstick
 from index.search import Snapshot
@@ -37,7 +37,7 @@ from pipelines.reference import Reference
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.expectations import audit_scores
-from schemas.records import LEVELS, QUALITY_STATISTICS
+from schemas.records import LEVELS, QUALITY_STATISTICS, VerdictLabel
 from schemas.tables import Table
 
 Strings = NDArray[np.str_]
@@ -47,7 +47,10 @@ _ROWS_PER_BLOCK = 4096
 
 @dataclass(frozen=True)
 class MineOptions:
-    """Which encoder's samples are mined, how, and against which reference if any."""
+    """Which encoder's samples are mined, how, and against which reference if any.
+
+    verdicts: what counts of each judged sample.
+    """
 
     run_id: str
     catalog: Catalog
@@ -55,6 +58,7 @@ class MineOptions:
     policy: Policy
     patches: bool = False
     reference: Reference | None = None
+    verdicts: Mapping[str, VerdictLabel] = field(default_factory=dict)
 
 
 def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:
@@ -129,7 +133,8 @@ class Score(beam.DoFn):
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
         pool, uris = self.read(sample_ids[~known], distances[~known])
-        findings = mine(pool, options.policy, baseline)
+        reviews = read_reviews(snapshot, options.verdicts)
+        findings = mine(pool, options.policy, baseline, reviews)
         table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
         if baseline is not None:
             table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])
@@ -140,7 +145,7 @@ class Score(beam.DoFn):
             return
         earlier, before = run_before(options)
         strangeness = drift(findings, pool, options, earlier, before)
-        said = notes.of_findings(findings, options.run_id, before, strangeness)
+        said = notes.of_findings(findings, options.run_id, before, strangeness, reviews)
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -148,6 +153,20 @@ class Score(beam.DoFn):
 
     def read(self, sample_ids: Strings, distances: NDArray[np.float32]) -> tuple[Pool, list[str]]:
         return read_pool(self.options, sample_ids.tolist(), distances)
+
+
+def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Reviews | None:
+    """The verdicts on indexed samples with their stored vectors; None where there are none."""
+    rows = snapshot.sample_ids.rows(list(verdicts))
+    known = rows >= 0
+    if not known.any():
+        return None
+    is_edge_case = np.array([label == "edge_case" for label in verdicts.values()])
+    return Reviews(
+        sample_ids=snapshot.sample_ids.take(rows[known]),
+        vectors=snapshot.read(rows[known]),
+        is_edge_case=is_edge_case[known],
+    )
 
 
 def read_pool(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from detectors.drift import Strangeness
-from detectors.mining import Findings
+from detectors.mining import OUTLIER, Findings, Reviews
 from detectors.shift import Shift
 
 NOTES = "notes.json"
@@ -52,19 +52,30 @@ class Drift:
 
 
 def of_findings(
-    findings: Findings, run_id: str, before: Notes, drift: Drift | None = None
+    findings: Findings,
+    run_id: str,
+    before: Notes,
+    drift: Drift | None = None,
+    reviews: Reviews | None = None,
 ) -> Notes:
     """What the findings of a pool have to say.
 
     before: the notes of the run before on the same reference, so that a shift is news once.
+    reviews: the verdicts that the outliers were ranked by.
     """
     said = {shift.source: before.shifts.get(shift.source, run_id) for shift in findings.shifts}
     shifts = [
         str(shift) if said[shift.source] == run_id else f"{_still(shift)} {said[shift.source]} said"
         for shift in findings.shifts
     ]
+    notes = [*([drift.note] if drift else []), *shifts, *findings.notes]
+    if reviews is not None:
+        notes.append(
+            f"{findings.moved:,} of {findings.kinds.count(OUTLIER):,} outliers owe their place to "
+            f"{len(reviews.sample_ids):,} verdicts"
+        )
     return Notes(
-        notes=(*([drift.note] if drift else []), *shifts, *findings.notes),
+        notes=tuple(notes),
         moved=findings.moved,
         reference=drift.reference if drift else "",
         strangeness=drift.now if drift else None,

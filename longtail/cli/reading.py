@@ -34,19 +34,22 @@ def flags(
     run: Annotated[
         str | None, typer.Option(help="Another mining run than the newest.", show_default=False)
     ] = None,
+    left: Annotated[
+        bool, typer.Option("--left", help="What nobody has judged, ranked anew by the verdicts.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List what a mining run flagged, the strangest first.
 
     Example: longtail flags -w my-workspace --top 20
     """
-    found = open_workspace(workspace).flags(run, kind, top)
+    found = open_workspace(workspace).flags(run, kind, top, left=left)
     if as_json:
         print_json([asdict(flag) for flag in found])
     elif found:
         print_flags(found)
     else:
-        print("no flags; 'longtail run' mines a folder of images")
+        print("no flags" + (" left" if left else "") + "; 'longtail run' mines a folder of images")
 
 
 def query(

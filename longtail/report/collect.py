@@ -143,7 +143,9 @@ def _score_histogram(scores: pa.Table) -> Histogram:
     outlier = pc.fill_null(pc.equal(scores["kind"], "outlier"), False).to_numpy()
     values = scores["score"].to_numpy()
     low, high = _bounds(values)
-    cut = float(values[outlier].min()) if outlier.any() else None
+    cut = None
+    if outlier.any() and values[outlier].min() >= values[~outlier].max(initial=-np.inf):
+        cut = float(values[outlier].min())  # else verdicts or near-duplicates had their say
     return Histogram.of(values, outlier, low=low, high=high, cut=cut)
 
 

@@ -131,7 +131,7 @@ def test_verdicts_move_what_is_like_them(ordinary):
     after = mine(pool, Policy(Budget(count=8)), reviews=reviews)
     assert after.flagged[0] != junk[0]
     assert not np.isin(after.flagged[:8], np.arange(8)).any()
-    assert after.moved == 8
+    assert after.moved == 7  # one more has the place that the judged one left
     np.testing.assert_array_equal(before.score, after.score)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow.dataset as ds
 
@@ -41,3 +43,46 @@ def test_near_duplicates_take_one_place_of_the_budget(workspace: Workspace) -> N
     assert [bool(count) for count in counts] == [
         any("stands for" in why for why in flag.reasons) for flag in flags
     ]
+
+
+def test_verdicts_rerank_what_is_left_at_once_and_in_the_next_run(
+    longtail, workspace: Workspace
+) -> None:
+    w, before = workspace.root, workspace.flags()
+    assert workspace.flags(left=True) == before
+    outliers = [flag for flag in before if flag.kind == "outlier"]
+    edge_case, *junk = [flag.sample_id for flag in outliers[:4]]
+    longtail("verdict", "-w", w, edge_case, "edge_case")
+    longtail("verdict", "-w", w, *junk, "junk")
+
+    left = longtail("flags", "-w", w, "--left", "--kind", "outlier", "--json").json
+
+    found = [flag["sample_id"] for flag in left]
+    assert [flag["rank"] for flag in left] == list(range(1, 11))
+    assert not {edge_case, *junk} & set(found)
+    known = {flag.sample_id for flag in before}
+    new = [flag for flag in left if flag["sample_id"] not in known]
+    assert len(new) >= 3  # places in the budget that four judged ones left, one may be a fault
+    assert all(flag["reasons"][0].startswith("moved up by verdicts, from place") for flag in new)
+    assert workspace.flags() == before
+
+    told = longtail("mine", "-w", w)
+
+    after = workspace.flags()
+    assert [flag.sample_id for flag in after if flag.kind == "outlier"] == found
+    assert not {edge_case, *junk} & {flag.sample_id for flag in after}
+    assert edge_case not in {near.sample_id for flag in after for near in flag.nearest}
+    note = re.search(r"^note: (\d+) of 10 outliers owe their place to 4 verdicts$", told.out, re.M)
+    assert note is not None
+    assert note[0].removeprefix("note: ") in workspace.report().read_text("utf-8")  # type: ignore[union-attr]
+    assert workspace.mine().flagged == 0
+
+
+def test_what_is_like_confirmed_edge_cases_comes_up(workspace: Workspace) -> None:
+    scores = workspace.catalog.scores.read(["sample_id", "score", "rank"]).to_pylist()
+    low = [row for row in scores if row["rank"] is None and row["score"] > 0]
+    hidden = min(low, key=lambda row: row["score"])["sample_id"]
+    near = workspace.query(sample_id=hidden, k=13)["sample_id"].to_pylist()[1:]
+    assert hidden not in {flag.sample_id for flag in workspace.flags(left=True)}
+    workspace.verdict(near, "edge_case")
+    assert hidden in {flag.sample_id for flag in workspace.flags(left=True)}

@@ -1,0 +1,70 @@
+"""What is left of a mining run after some of it was judged, at once: nothing is fitted again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.dataset as ds
+
+from detectors import reasons
+from detectors.feedback import rerank
+from detectors.scores import Floats
+from longtail.flags import read_flags
+from schemas import arrow
+from schemas.catalog import Catalog
+from schemas.records import LEVELS, Flag, Verdict
+
+if TYPE_CHECKING:
+    from index.search import Snapshot
+
+
+def flags_left(
+    catalog: Catalog, run_id: str, verdicts: Mapping[str, Verdict], snapshot: Snapshot
+) -> list[Flag]:
+    """As many outliers as the run flagged, and its capture faults, that nobody has judged.
+
+    The outliers stand in the order of `detectors.feedback.rerank`, which is that of the run where
+    no verdict came since; a sample that the run did not flag may be among them, with where its
+    score alone would put it as a reason. Ranks count from 1 anew.
+    """
+    flags = {flag.sample_id: flag for flag in read_flags(catalog, run_id)}
+    table = catalog.scores.read(where=ds.field("run_id") == run_id)
+    rows = snapshot.sample_ids.rows(table["sample_id"].to_pylist())
+    table, rows = table.filter(rows >= 0), rows[rows >= 0]
+    ids, score = table["sample_id"].to_pylist(), table["score"].to_numpy()
+    reviewed = snapshot.sample_ids.rows(list(verdicts))
+    is_edge_case = np.array([given.label == "edge_case" for given in verdicts.values()], dtype=bool)
+    worth = rerank(
+        score,
+        snapshot.read(rows),
+        snapshot.read(reviewed[reviewed >= 0]),
+        is_edge_case[reviewed >= 0],
+    )
+    kinds, copies = table["kind"].to_pylist(), table["duplicate_of"].is_valid().to_numpy()
+    open_ = (score > 0) & ~copies & [kind != "capture_fault" for kind in kinds]
+    open_ &= [sample_id not in verdicts for sample_id in ids]
+    places = np.flatnonzero(open_)
+    places = places[np.argsort(-worth[places], kind="stable")][: kinds.count("outlier")]
+    outliers = [
+        flags.get(ids[place]) or _promoted(table.slice(place, 1).to_pylist()[0], score)
+        for place in places
+    ]
+    faults = [
+        flag
+        for flag in flags.values()
+        if flag.kind == "capture_fault" and flag.sample_id not in verdicts
+    ]
+    return [replace(flag, rank=rank) for rank, flag in enumerate([*outliers, *faults], start=1)]
+
+
+def _promoted(row: dict[str, Any], score: Floats) -> Flag:
+    """The flag of a sample that only the verdicts bring this far up."""
+    place = 1 + int((score > row["score"]).sum())
+    z: dict[str, Floats] = {
+        level: np.array([row[f"z_{level}"]], dtype=np.float64) for level in LEVELS
+    }
+    why = [f"moved up by verdicts, from place {place:,}", *reasons.level_reasons(z, 0)]
+    return arrow.flag_from_row(row | {"kind": "outlier", "rank": 0, "reasons": why})
