@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from index.verification import Verification
     from longtail.explanation import Explanation
     from longtail.heatmap import Heatmap
+    from longtail.suggestions import Suggestion
     from pipelines.progress import Progress
 
 ANY = Filter()
@@ -330,6 +331,17 @@ class Workspace:
         verdicts = [Verdict(id_, label, tuple(tags), note, reviewer, now, run_id) for id_ in ids]
         self.verdicts.append(verdicts)
         return verdicts
+
+    def suggest(self, count: int = 50) -> list[Suggestion]:
+        """What to judge next of the newest mining run, for the verdicts to be worth the most.
+
+        Half are the strangest, half stand for a crowd; with five verdicts of each kind, edge case
+        or not, the samples that those leave most in doubt. None was judged. Raises NotFoundError
+        before the first mining run.
+        """
+        from longtail.suggestions import suggestions
+
+        return suggestions(self.catalog, self._mining_run(None), self.verdicts.latest(), count)
 
     def curate(
         self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0

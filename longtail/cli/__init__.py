@@ -8,7 +8,7 @@ import sys
 import typer
 
 from longtail import __version__
-from longtail.cli import explaining, jobs, reading, setup
+from longtail.cli import explaining, jobs, learning, reading, setup
 from schemas.errors import LongtailError
 
 _INTERRUPTED = 130
@@ -32,6 +32,7 @@ for command in (
     reading.query,
     reading.duplicates,
     reading.verdict,
+    learning.suggest,
     jobs.curate,
     jobs.export,
     jobs.forget,
