@@ -66,6 +66,28 @@ def learn(
     return Trigger(P, N, _best_cut(inside, outside))
 
 
+def learn_from_words(
+    words: NDArray[np.floating],
+    confirmed: NDArray[np.floating],
+    rejected: NDArray[np.floating],
+    pool: NDArray[np.floating],
+) -> Trigger:
+    """A trigger around the embedding (1, d) of a text, whose reach the judged matches teach.
+
+    Images lie far from words and near to one another, so that no image is an example beside
+    them: the confirmed (p, d) and rejected (q, d) only tell how far to reach. Until one is
+    confirmed it takes in the nearest thousandth of the pool (n, d).
+    """
+    nothing = np.zeros((0, words.shape[1]))
+    if not len(confirmed):
+        return learn(words, nothing, pool)
+    around = Trigger(words, nothing, np.inf)
+    inside = around.distance(confirmed)
+    if not len(rejected):
+        return Trigger(words, nothing, float(inside.max()))
+    return Trigger(words, nothing, _best_cut(inside, around.distance(rejected)))
+
+
 def _best_cut(inside: Floats, outside: Floats) -> float:
     """The threshold with the fewest of `inside` above and of `outside` below it."""
     values = np.unique(np.concatenate([inside, outside]))

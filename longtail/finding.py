@@ -85,6 +85,11 @@ class Finder:
         )
         return _hits(opened, rows, distances)
 
+    def vector_of_text(self, text: str) -> NDArray[np.float32]:
+        """The embedding (d,) of words. Raises EncoderError where there is none."""
+        examples = Examples(self.index().searched, "high", self.jobs, self.resolve)
+        return examples.of_text(text).reshape(-1)
+
     def duplicates(self, within: float) -> list[list[dict[str, Any]]]:
         """Groups of near-duplicates, as `Workspace.duplicates` gives them."""
         from index.duplicates import near_duplicates

@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from detectors.patches import Bank
 from index.factory import Policy
 from index.store import IndexStore
-from longtail import runs
+from longtail import runs, triggers
 from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.catalog import Catalog
@@ -46,6 +46,7 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
     for report in catalog.runs.glob(f"*/{runs.REPORT}"):
         report.unlink()  # with thumbnails inside; the newest is written anew when asked for
     verdicts.erase(sample_ids)
+    triggers.forget(catalog, sample_ids)
     _unname(catalog.scores, set(sample_ids))
     for table in (catalog.uris, catalog.patches, catalog.scores, *_datasets(catalog)):
         table.delete("sample_id", sample_ids)

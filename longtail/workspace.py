@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from longtail import maintenance, runs, settings
+from longtail import maintenance, runs, settings, triggers
 from longtail.filters import Filter
 from longtail.finding import Finder, Question
 from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
-from longtail.runs import RunSummary
+from longtail.runs import Run, RunSummary
+from longtail.triggers import Match, StandingQuery
 from longtail.verdicts import VerdictLog
 from schemas.catalog import Catalog
-from schemas.errors import REJECT_REASONS, NotFoundError, UsageError, WorkspaceError
+from schemas.errors import REJECT_REASONS, EncoderError, NotFoundError, UsageError, WorkspaceError
 from schemas.records import VERDICT_LABELS, Flag, FlagKind, Level, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Workspace:
             self.jobs.ingest(run, inputs, source)
             self.jobs.index(run)
             self.jobs.mine(run, save_reference)
+            self._match_triggers(run)
             summary = run.finish()
             self.report()
             return summary
@@ -126,6 +128,7 @@ class Workspace:
         """
         with runs.start(self.catalog, command="mine") as run:
             self.jobs.mine(run, save_reference)
+            self._match_triggers(run)
             summary = run.finish()
             self.report()
             return summary
@@ -155,12 +158,16 @@ class Workspace:
     def notes(self, run_id: str | None = None) -> list[str]:
         """What a mining run (the newest one) has to say beside its flags, one line each.
 
-        A promise kept or withdrawn, a source that shifted; empty for a run that mined nothing.
+        A promise kept or withdrawn, a source that shifted, new matches of triggers.
         """
         from pipelines import notes
 
         run_id = run_id or runs.newest_mining_run(self.catalog)
-        return list(notes.read(self.catalog.run(run_id)).notes) if run_id else []
+        if run_id is None:
+            return []
+        flagged = [flag.sample_id for flag in self.flags()]
+        said = notes.read(self.catalog.run(run_id)).notes
+        return [*said, *triggers.told(self.catalog, run_id, flagged)]
 
     def flags(
         self,
@@ -342,6 +349,63 @@ class Workspace:
         from longtail.suggestions import suggestions
 
         return suggestions(self.catalog, self._mining_run(None), self.verdicts.latest(), count)
+
+    def add_trigger(
+        self,
+        name: str,
+        sample_ids: Sequence[str] = (),
+        *,
+        unlike: Sequence[str] = (),
+        text: str | None = None,
+    ) -> StandingQuery:
+        """Ask every later run for more like these samples, or like a text; see `triggers`.
+
+        unlike: samples of what is not meant. Raises NotFoundError for an unknown sample,
+        EncoderError for a text where the encoder embeds images only, UsageError for a name that is
+        none or is taken, and without an example.
+        """
+        if bool(sample_ids) == (text is not None):
+            raise UsageError("a trigger is made from samples (--from) or from a text (--text)")
+        if text is not None and unlike:
+            raise UsageError("a trigger made from a text learns from verdicts; leave out --not")
+        query = StandingQuery(
+            name,
+            self.jobs.encoder.id,
+            tuple(map(self.resolve, sample_ids)),
+            tuple(map(self.resolve, unlike)),
+            text,
+            () if text is None else tuple(self._finder.vector_of_text(text).tolist()),
+        )
+        triggers.add(self.catalog, query)
+        return query
+
+    def triggers(self) -> list[StandingQuery]:
+        """All triggers, by name."""
+        return triggers.read(self.catalog)
+
+    def remove_trigger(self, name: str) -> None:
+        """Ask no longer. Raises NotFoundError."""
+        triggers.remove(self.catalog, name)
+
+    def matches(self, trigger: str) -> list[Match]:
+        """What matches a trigger now, nearest first. Raises NotFoundError, EncoderError."""
+        query = triggers.named(self.catalog, trigger)
+        if query.encoder_id != self.jobs.encoder.id:
+            raise EncoderError(
+                f"trigger '{trigger}' is of encoder {query.encoder_id}, this is "
+                f"{self.jobs.encoder.id}; remove it and add it again"
+            )
+        return triggers.matches(query, self._finder.index().searched, self.verdicts.latest())
+
+    def _match_triggers(self, run: Run) -> None:
+        """Note new matches; the newest report tells them too."""
+        snapshot = self.jobs.index_store.open()
+        if snapshot is None:
+            return
+        latest, encoder_id = self.verdicts.latest(), self.jobs.encoder.id
+        newest = runs.newest_mining_run(self.catalog)
+        if triggers.record_new(self.catalog, run.run_id, snapshot, encoder_id, latest) and newest:
+            (self.catalog.run(newest) / runs.REPORT).unlink(missing_ok=True)
 
     def curate(
         self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0

@@ -40,6 +40,13 @@ class Catalog:
         return Table(self.root / "tables" / "scores", arrow.SCORES, partition_by="run_id")
 
     @property
+    def triggers(self) -> Path:
+        return self.root / "triggers"
+
+    def trigger(self, name: str) -> Path:
+        return self.triggers / f"{name}.json"
+
+    @property
     def reviews(self) -> Path:
         return self.root / "reviews.db"
 

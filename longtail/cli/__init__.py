@@ -43,6 +43,7 @@ for command in (
     setup.demo,
 ):
     app.command()(command)
+app.add_typer(learning.trigger, name="trigger")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,9 +1,9 @@
-"""Commands that learn from verdicts: suggest."""
+"""Commands that learn from verdicts: suggest and trigger."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from longtail.cli.common import (
     print_table,
     short_uri,
 )
+
+if TYPE_CHECKING:
+    from longtail.triggers import StandingQuery
 
 
 def suggest(
@@ -41,3 +44,127 @@ def suggest(
         )
     else:
         print("nothing is left to judge; 'longtail run' adds images")
+
+
+trigger = typer.Typer(
+    help="Standing queries: every run tells what matches them anew, flagged or not.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(help="The trigger.")]
+
+
+@trigger.command()
+def add(
+    name: Name,
+    workspace: WorkspaceOption = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="A sample as example; may be repeated.", show_default=False),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--not", help="A sample of what is not meant; repeat.", show_default=False),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Words, for an encoder that embeds text.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every later run for more like some samples, or like words.
+
+    Example: longtail trigger add cracks -w my-workspace --from 3f2a9c01b7de
+    """
+    opened = open_workspace(workspace)
+    opened.add_trigger(name, like or (), unlike=unlike or (), text=text)
+    matching = len(opened.matches(name))
+    if as_json:
+        print_json({"trigger": name, "matches": matching})
+    else:
+        print(
+            f"trigger {name}: {matching:,} samples match now; 'longtail trigger show {name}' "
+            "lists them, verdicts on them teach it"
+        )
+
+
+@trigger.command("list")
+def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the triggers.
+
+    Example: longtail trigger list -w my-workspace
+    """
+    found = open_workspace(workspace).triggers()
+    if as_json:
+        print_json([_described(query) for query in found])
+    elif found:
+        print_table(
+            ("trigger", "like", "unlike", "matched", "encoder"),
+            [
+                (
+                    query.name,
+                    repr(query.text) if query.text is not None else f"{len(query.positive):,}",
+                    f"{len(query.negative):,}",
+                    f"{len(query.matched):,}",
+                    query.encoder_id,
+                )
+                for query in found
+            ],
+            right={"unlike", "matched"},
+        )
+    else:
+        print("no triggers; 'longtail trigger add' makes one")
+
+
+@trigger.command()
+def show(name: Name, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List what matches a trigger now, the nearest first.
+
+    Example: longtail trigger show cracks -w my-workspace
+    """
+    opened = open_workspace(workspace)
+    found = opened.matches(name)
+    verdicts = opened.verdicts.latest([match.sample_id for match in found])
+    flagged = {flag.sample_id for flag in opened.flags()}
+    rows = [
+        {
+            **asdict(match),
+            "flagged": match.sample_id in flagged,
+            "verdict": verdicts[match.sample_id].label if match.sample_id in verdicts else None,
+        }
+        for match in found
+    ]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(
+            ("sample", "distance", "flagged", "verdict"),
+            [
+                (
+                    row["sample_id"][:SAMPLE_ID_DIGITS],
+                    f"{row['distance']:.4f}",
+                    "yes" if row["flagged"] else "-",
+                    row["verdict"] or "-",
+                )
+                for row in rows
+            ],
+            right={"distance"},
+        )
+    else:
+        print(f"nothing matches trigger {name} yet")
+
+
+@trigger.command()
+def remove(name: Name, workspace: WorkspaceOption = None) -> None:
+    """Ask no longer.
+
+    Example: longtail trigger remove cracks -w my-workspace
+    """
+    open_workspace(workspace).remove_trigger(name)
+    print(f"trigger {name} is removed")
+
+
+def _described(query: StandingQuery) -> dict[str, object]:
+    told = asdict(query)
+    del told["words_vector"]
+    return told

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from longtail import runs
+from longtail import runs, triggers
 from longtail.flags import alike, read_flags
 from longtail.report.data import (
     MOST_ALIKE,
@@ -80,7 +80,10 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         command=metrics.get("command", "mine"),
         inputs=tuple(metrics.get("inputs", ())),
         settings=_settings(encoder, mined),
-        notes=notes.read(folder).notes,
+        notes=(
+            *notes.read(folder).notes,
+            *triggers.told(catalog, run_id, [flag.sample_id for flag in flags], since=True),
+        ),
         samples=scores.num_rows,
         ingested=summary.get("ingested", 0),
         skipped=summary.get("skipped", 0),

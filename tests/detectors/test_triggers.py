@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detectors.triggers import learn
+from detectors.triggers import learn, learn_from_words
 
 AXES = np.eye(3)
 
@@ -40,3 +40,15 @@ def test_one_example_reaches_the_nearest_thousandth(rng):
 def test_a_trigger_without_examples_is_refused():
     with pytest.raises(ValueError, match="at least one positive"):
         learn(np.zeros((0, 3)), AXES, AXES)
+
+
+def test_judged_matches_of_words_set_the_reach_and_are_no_examples(rng):
+    words, none = AXES[:1], np.zeros((0, 3))
+    yes, no = np.array([near(0, 0.5), near(0, 0.7)]), np.array([near(0, 0.9)])
+    assert learn_from_words(words, yes, none, AXES).reach == pytest.approx(2 * np.sin(0.35))
+    both = learn_from_words(words, yes, no, AXES)
+    assert both.reach == pytest.approx(np.sin(0.35) + np.sin(0.45))
+    assert both.matches(np.array([near(0, 0.75), near(0, 0.9)])).tolist() == [True, False]
+    pool = rng.normal(size=(5000, 3))
+    pool /= np.linalg.norm(pool, axis=1, keepdims=True)
+    assert learn_from_words(words, none, no, pool).matches(pool).sum() == 5

@@ -1,0 +1,192 @@
+"""Standing queries: each run tells what matches them anew, flagged or not.
+
+triggers/<name>.json holds the examples of one and what matched it so far, with the run that told.
+A verdict on a match teaches: an edge case is one more positive example, `normal` and `junk` are
+negative ones, `duplicate` says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.triggers import Trigger, learn, learn_from_words
+from longtail import runs
+from schemas.catalog import Catalog
+from schemas.errors import NotFoundError, UsageError
+from schemas.records import Verdict
+
+if TYPE_CHECKING:
+    from index.search import Snapshot
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_BLOCK = 65_536
+_SAYS_NO = ("normal", "junk")
+
+
+@dataclass(frozen=True, slots=True)
+class StandingQuery:
+    """A trigger as it was asked for, bound to an encoder's fingerprint.
+
+    positive, negative: sample ids. text: an example in words instead, words_vector (d,) its
+    embedding. matched: what runs have told of, sample id to run id.
+    """
+
+    name: str
+    encoder_id: str
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    text: str | None = None
+    words_vector: tuple[float, ...] = ()
+    matched: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A sample that matches, at a distance in [0, 2] from the nearest positive example."""
+
+    sample_id: str
+    distance: float
+
+
+def add(catalog: Catalog, query: StandingQuery) -> None:
+    """Keep a new trigger. Raises UsageError for a name that is none, or is taken."""
+    if not _NAME.fullmatch(query.name):
+        raise UsageError(
+            f"'{query.name}' cannot name a trigger; take letters, digits, '-', '_' and '.', "
+            "a letter or digit first, 100 at most"
+        )
+    if catalog.trigger(query.name).exists():
+        raise UsageError(
+            f"there is a trigger '{query.name}' already; take another name, or "
+            f"'longtail trigger remove {query.name}' first"
+        )
+    _save(catalog, query)
+
+
+def read(catalog: Catalog) -> list[StandingQuery]:
+    """All triggers, by name."""
+    paths = sorted(catalog.triggers.glob("*.json"))
+    found = [StandingQuery(**json.loads(path.read_text("utf-8"))) for path in paths]
+    return [
+        replace(query, positive=tuple(query.positive), negative=tuple(query.negative))
+        for query in found
+    ]
+
+
+def named(catalog: Catalog, name: str) -> StandingQuery:
+    """One trigger. Raises NotFoundError."""
+    there = {query.name: query for query in read(catalog)}
+    if name not in there:
+        raise NotFoundError(f"no trigger '{name}'; there are: {', '.join(there) or 'none'}")
+    return there[name]
+
+
+def remove(catalog: Catalog, name: str) -> None:
+    """Ask no longer. Raises NotFoundError."""
+    catalog.trigger(named(catalog, name).name).unlink()
+
+
+def forget(catalog: Catalog, sample_ids: Collection[str]) -> None:
+    """Take samples out of examples and matches."""
+    gone = set(sample_ids)
+    for query in read(catalog):
+        if gone & {*query.positive, *query.negative, *query.matched}:
+            _save(
+                catalog,
+                replace(
+                    query,
+                    positive=tuple(one for one in query.positive if one not in gone),
+                    negative=tuple(one for one in query.negative if one not in gone),
+                    matched={one: run for one, run in query.matched.items() if one not in gone},
+                ),
+            )
+
+
+def record_new(
+    catalog: Catalog,
+    run_id: str,
+    snapshot: Snapshot,
+    encoder_id: str,
+    verdicts: Mapping[str, Verdict],
+) -> bool:
+    """Note what matches the triggers of this encoder and did not before; whether anything does."""
+    found = False
+    for query in read(catalog):
+        if query.encoder_id != encoder_id:
+            continue
+        hits = [match.sample_id for match in matches(query, snapshot, verdicts)]
+        new = [sample_id for sample_id in hits if sample_id not in query.matched]
+        if new:
+            found = True
+            _save(catalog, replace(query, matched={**query.matched, **dict.fromkeys(new, run_id)}))
+    return found
+
+
+def matches(
+    query: StandingQuery, snapshot: Snapshot, verdicts: Mapping[str, Verdict]
+) -> list[Match]:
+    """What matches now, nearest first, without the examples themselves; none without examples."""
+    rows = snapshot.live_rows()
+    vectors = snapshot.read(rows)
+    trigger = _learned(query, snapshot, verdicts, vectors)
+    if trigger is None:
+        return []
+    blocks = range(0, len(rows), _BLOCK)
+    distance = np.concatenate([trigger.distance(vectors[i : i + _BLOCK]) for i in blocks])
+    inside = np.flatnonzero(distance <= trigger.reach)
+    inside = inside[np.argsort(distance[inside], kind="stable")]
+    examples = {*query.positive, *query.negative}
+    ids = snapshot.sample_ids.take(rows[inside])
+    pairs = zip(ids, distance[inside].tolist(), strict=True)
+    return [Match(sample_id, gap) for sample_id, gap in pairs if sample_id not in examples]
+
+
+def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = False) -> list[str]:
+    """What a run found anew, one line a trigger; `since`: that run or a later one."""
+    lines = []
+    for query in read(catalog):
+        new = [
+            one for one, run in query.matched.items() if run == run_id or (since and run > run_id)
+        ]
+        if new:
+            known = len(set(new) & set(flagged))
+            lines.append(
+                f"trigger {query.name}: {len(new):,} new matches, {known:,} of them flagged"
+            )
+    return lines
+
+
+def _learned(
+    query: StandingQuery,
+    snapshot: Snapshot,
+    verdicts: Mapping[str, Verdict],
+    vectors: NDArray[np.float32],
+) -> Trigger | None:
+    """The trigger as its examples and the verdicts on its matches make it."""
+    judged = {one: verdicts[one].label for one in query.matched if one in verdicts}
+    yes = [one for one, label in judged.items() if label == "edge_case"]
+    no = [one for one, label in judged.items() if label in _SAYS_NO]
+    if query.text is not None:
+        words = np.array([query.words_vector], dtype=np.float32)
+        return learn_from_words(words, _stored(snapshot, yes), _stored(snapshot, no), vectors)
+    positive = _stored(snapshot, [*query.positive, *yes])
+    if not len(positive):
+        return None
+    return learn(positive, _stored(snapshot, [*query.negative, *no]), vectors)
+
+
+def _stored(snapshot: Snapshot, sample_ids: Sequence[str]) -> NDArray[np.float32]:
+    rows = snapshot.sample_ids.rows(sample_ids)
+    return snapshot.read(rows[rows >= 0])
+
+
+def _save(catalog: Catalog, query: StandingQuery) -> None:
+    catalog.triggers.mkdir(exist_ok=True)
+    runs.write_json(catalog.trigger(query.name), asdict(query))

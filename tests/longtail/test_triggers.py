@@ -1,0 +1,103 @@
+"""Standing queries, from the command that makes one to the run that tells its matches."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from longtail import Workspace
+
+
+@pytest.fixture
+def example(workspace: Workspace) -> str:
+    flagged = {flag.sample_id for flag in workspace.flags()}
+    ids = workspace.catalog.samples.read(["sample_id"])["sample_id"].to_pylist()
+    return min(set(ids) - flagged)
+
+
+def bright_copy(workspace: Workspace, sample_id: str, path: Path) -> str:
+    """Another file of what the sample shows."""
+    samples = workspace.catalog.samples.read(["sample_id", "uri"]).to_pylist()
+    uri = next(row["uri"] for row in samples if row["sample_id"] == sample_id)
+    with Image.open(uri) as image:
+        image.convert("RGB").resize((280, 280)).save(path, quality=90)
+    return str(path)
+
+
+def test_a_run_tells_its_new_matches_once(
+    longtail, workspace: Workspace, example: str, tmp_path: Path
+) -> None:
+    w = workspace.root
+    near = workspace.query(sample_id=example, k=2)["sample_id"].to_pylist()[1]
+    added = longtail("trigger", "add", "like-this", "-w", w, "--from", example[:12], "--from", near)
+    assert added.code == 0
+    told = longtail("run", "-w", w, bright_copy(workspace, example, tmp_path / "copy.jpg"))
+    copy = workspace.query(tmp_path / "copy.jpg", k=1)["sample_id"][0].as_py()
+    line = next(line for line in told.out.splitlines() if "trigger like-this: " in line)
+    shown = longtail("trigger", "show", "like-this", "-w", w, "--json").json
+    assert copy in [match["sample_id"] for match in shown]
+    assert example not in [match["sample_id"] for match in shown]
+    assert f"{len(shown)} new matches" in line
+    assert line.removeprefix("note: ") in workspace.report().read_text("utf-8")  # type: ignore[union-attr]
+    assert "trigger like-this" not in longtail("mine", "-w", w, "--budget", 5).out
+    listed = longtail("trigger", "list", "-w", w, "--json").json
+    assert set(listed[0]["matched"]) == {match["sample_id"] for match in shown}
+
+
+def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
+    near = workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
+    workspace.add_trigger("wide", [near[0], near[5]])
+    workspace.mine()
+    before = [match.sample_id for match in workspace.matches("wide")]
+    assert before
+    workspace.verdict(before[-1:], "normal")
+    after = [match.sample_id for match in workspace.matches("wide")]
+    assert before[-1] not in after
+    workspace.verdict(before[-1:], "edge_case")
+    assert set(before) <= {match.sample_id for match in workspace.matches("wide")}
+
+
+def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
+    near = workspace.query(sample_id=example, k=4)["sample_id"].to_pylist()
+    workspace.add_trigger("odd", near[:2], unlike=[near[2]])
+    workspace.mine()
+    assert near[2] not in {match.sample_id for match in workspace.matches("odd")}
+    workspace.forget([near[0]])
+    assert workspace.triggers()[0].positive == (near[1],)
+    workspace.forget([near[1]])
+    assert workspace.matches("odd") == []
+    assert near[0] not in (workspace.root / "triggers" / "odd.json").read_text()
+
+
+def test_a_trigger_of_another_encoder_is_left_alone(workspace: Workspace, example: str) -> None:
+    workspace.add_trigger("odd", [example])
+    path = workspace.root / "triggers" / "odd.json"
+    path.write_text(path.read_text().replace(workspace.jobs.encoder.id, "other-0123456789ab"))
+    workspace.mine()
+    assert workspace.triggers()[0].matched == {}
+    shutil.rmtree(workspace.root / "triggers")
+    assert workspace.triggers() == []
+
+
+def test_mistakes_get_one_line(longtail, workspace: Workspace, example: str) -> None:
+    w = workspace.root
+    workspace.add_trigger("cracks", [example])
+    for arguments, message in (
+        (("add", "cracks", "--from", example), "there is a trigger 'cracks' already"),
+        (("add", "no/slash", "--from", example), "'no/slash' cannot name a trigger"),
+        (("add", "new"), "made from samples (--from) or from a text (--text)"),
+        (("add", "new", "--from", "0123456789ab"), "there is no sample whose id starts"),
+        (("add", "new", "--text", "a crack"), "embeds images only, no text"),
+        (("show", "none"), "no trigger 'none'; there are: cracks"),
+        (("remove", "none"), "no trigger 'none'"),
+    ):
+        told = longtail("trigger", *arguments, "-w", w)
+        assert told.code == 2, arguments
+        assert message in told.err
+        assert len(told.err.splitlines()) == 1
+    assert [query.name for query in workspace.triggers()] == ["cracks"]
+    assert longtail("trigger", "remove", "cracks", "-w", w).out == "trigger cracks is removed\n"
+    assert workspace.triggers() == []
