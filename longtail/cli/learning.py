@@ -47,7 +47,7 @@ def suggest(
 
 
 trigger = typer.Typer(
-    help="Standing queries: every run tells what matches them anew, flagged or not.",
+    help="Keep standing queries: every run tells their new matches.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

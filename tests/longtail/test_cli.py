@@ -49,7 +49,9 @@ def test_every_command_has_a_sentence_an_example_and_help(longtail) -> None:
 def test_help_shows_every_sentence_whole(longtail, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     commands = longtail("--help").out.partition("Commands:")[2]
-    assert len(commands.strip().splitlines()) == len(app.registered_commands)
+    assert len(commands.strip().splitlines()) == len(app.registered_commands) + len(
+        app.registered_groups
+    )
     assert "..." not in commands
 
 
