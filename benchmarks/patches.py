@@ -20,10 +20,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.detect_images import cells
+from detectors import registry
 from detectors.baseline import fit_pool, fit_reference
 from detectors.patches import Bank, fit_bank, ordinary_half, patch_scores
 from detectors.pool import Pool
-from detectors.registry import knn, larger_rank, mahalanobis
+from detectors.registry import knn, mahalanobis
 from encoders.images import Limits, decode
 from encoders.registry import DEFAULT, load, load_patches
 from pipelines.patches import CANDIDATES
@@ -81,7 +82,7 @@ def scores(elpv: Cells, rows: Rows, reference: Rows | None, chosen: Rows) -> Map
     }
     return {
         **alone,
-        "larger_rank": larger_rank(pool, baseline),
+        "default": registry.detector(registry.DEFAULT)(pool, baseline),
         "mean of three ranks": np.mean([rankdata(each) for each in alone.values()], axis=0),
     }
 
