@@ -35,6 +35,7 @@ Detector = Callable[[Pool, Baseline], Floats]
 """Scores (n,) of a pool's samples; the baseline holds their fit and names the scored level."""
 
 DEFAULT = "combined"
+UNCERTAINTY = "uncertainty"
 VARIANCE = 0.99
 LOF_NEIGHBOURS = 20
 
@@ -94,7 +95,8 @@ def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
     """The user's model's doubt; a sample without one counts as sure."""
     if pool.uncertainty is None or np.isnan(pool.uncertainty).all():
         raise UsageError(
-            "detector 'uncertainty' needs an 'uncertainty' or 'prediction' column in a manifest"
+            "detector 'uncertainty' needs a number 'uncertainty' or the class shares "
+            "'prediction' in the manifest of the images; no sample has either"
         )
     least = float(np.nanmin(pool.uncertainty))
     return np.nan_to_num(np.asarray(pool.uncertainty, dtype=np.float64), nan=least)
@@ -112,7 +114,7 @@ DETECTORS: Mapping[str, Detector] = {
     "pca": pca,
     "levels": levels,
     "patch": patch,
-    "uncertainty": uncertainty,
+    UNCERTAINTY: uncertainty,
 }
 
 

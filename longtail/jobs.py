@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
 from longtail import references, runs
 from longtail.references import References
 from longtail.runs import Run
@@ -194,6 +197,8 @@ class Jobs:
         encoder_id, mining = self.encoder.id, self.settings.mining
         if mining.detector == "patch" and not self.settings.patches:
             raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
+        if mining.detector == "uncertainty":
+            self._check_uncertainty(encoder_id)
         snapshot = self.index_store.open()
         if snapshot is None:
             return
@@ -237,6 +242,15 @@ class Jobs:
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
         if reference is not None and save_reference is not None:
             self.references.save(reference, save_reference)
+
+    def _check_uncertainty(self, encoder_id: str) -> None:
+        """See that a model of the user's has said something of some sample. Raises UsageError."""
+        said = pc.match_substring_regex(ds.field("metadata"), '"(uncertainty|prediction)":')
+        if not self.catalog.samples.count((ds.field("encoder") == encoder_id) & said):
+            raise UsageError(
+                "detector 'uncertainty' needs a number 'uncertainty' or the class shares "
+                "'prediction' in the manifest of the images; no sample has either"
+            )
 
     def curate(self, run: Run, name: str, selections: Sequence[Selection]) -> None:
         """Write the selected samples into the dataset, unless there are none."""

@@ -57,8 +57,6 @@ def _detector(value: str) -> str:
     if value != "combined":
         from detectors.registry import detector  # scikit-learn is slow to import
 
-        if value == "uncertainty":
-            raise ValueError("samples carry no uncertainty of a model of yours yet")
         try:
             detector(value)
         except UsageError as error:

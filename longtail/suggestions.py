@@ -39,7 +39,8 @@ def suggestions(
 ) -> list[Suggestion]:
     """`count` samples of a mining run, or all that are left; see `detectors.suggest.suggest`."""
     columns = ["encoder", "sample_id", "uri", "source", "score"]
-    table = catalog.scores.read(columns, ds.field("run_id") == run_id)
+    mined = (ds.field("run_id") == run_id) & ~ds.field("of_reference")
+    table = catalog.scores.read(columns, mined)
     if not table.num_rows:
         return []
     stored = catalog.samples.read(

@@ -11,6 +11,7 @@ embeddings and distances in memory: about 2.5 KB a sample at 456 dimensions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,11 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from detectors.baseline import Baseline
+from detectors.disagreement import doubt
 from detectors.drift import Strangeness
 from detectors.mining import Findings, Policy, Reviews, mine
 from detectors.pool import Patches, Pool
-from detectors.registry import yardstick
+from detectors.registry import UNCERTAINTY, yardstick
 from index.search import Snapshot
 from index.store import IndexStore
 from pipelines import notes, progress
@@ -175,7 +177,8 @@ def read_pool(
     """The pool of these samples, in their order, and the URI of each."""
     of_encoder = ds.field("encoder") == options.encoder_id
     samples = options.catalog.samples
-    columns = ["sample_id", "uri", "source", "captured_at", *QUALITY_STATISTICS]
+    asked = ["metadata"] * (options.policy.detector == UNCERTAINTY)
+    columns = ["sample_id", "uri", "source", "captured_at", *QUALITY_STATISTICS, *asked]
     table = samples.read(columns, of_encoder)
     wanted = pa.array(sample_ids, pa.string())
     table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
@@ -189,6 +192,7 @@ def read_pool(
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=distances,
         times=table["captured_at"].to_numpy(),
+        uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())]) if asked else None,
         patches=_read_patches(options, wanted) if options.patches else None,
     )
     return pool, table["uri"].to_pylist()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from detectors.disagreement import entropy, loss, margin
+from detectors.disagreement import doubt, entropy, loss, margin
+from schemas.errors import UsageError
 
 PREDICTIONS = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
 
@@ -30,3 +31,16 @@ def test_counts_are_taken_for_shares():
 def test_what_is_no_prediction_is_refused(bad):
     with pytest.raises(ValueError, match="predictions are"):
         entropy(bad)
+
+
+def test_doubt_is_read_from_metadata():
+    assert doubt([{"uncertainty": 0.25}, {"uncertainty": "0.5"}, {}])[:2].tolist() == [0.25, 0.5]
+    of_shares = doubt([{"prediction": [0.5, 0.5]}, {"prediction": '{"a": 1, "b": 0}'}, {"x": 1}])
+    np.testing.assert_allclose(of_shares, [np.log(2), 0, np.nan], atol=1e-9)
+    named = {"prediction": {"cat": 0.2, "dog": 0.8}, "label": "cat"}
+    placed = {"prediction": [0.2, 0.8], "label": 1}
+    np.testing.assert_allclose(doubt([named, placed]), -np.log([0.2, 0.8]))
+    assert doubt([{}, {"prediction": "none"}, {"uncertainty": "high"}]) is None
+    assert doubt([]) is None
+    with pytest.raises(UsageError, match="prediction and as uncertainty, which do not compare"):
+        doubt([{"uncertainty": 0.1}, {"prediction": [0.5, 0.5]}])

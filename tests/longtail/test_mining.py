@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -86,3 +88,23 @@ def test_what_is_like_confirmed_edge_cases_comes_up(workspace: Workspace) -> Non
     assert hidden not in {flag.sample_id for flag in workspace.flags(left=True)}
     workspace.verdict(near, "edge_case")
     assert hidden in {flag.sample_id for flag in workspace.flags(left=True)}
+
+
+def test_the_doubt_of_ones_own_model_ranks(
+    longtail, empty: Workspace, workspace: Workspace, photographs: Path, tmp_path: Path
+) -> None:
+    paths = sorted(photographs.iterdir())[:30]
+    shares = [0.5 + i / 100 for i in range(30)]  # the first are the doubtful ones
+    rows = [
+        json.dumps({"uri": str(path), "prediction": [share, 1 - share]})
+        for path, share in zip(paths, shares, strict=True)
+    ]
+    (tmp_path / "model.jsonl").write_text("\n".join(rows))
+    by_doubt = Workspace(empty.root, {"mining": {"detector": "uncertainty", "budget": 5}})
+    by_doubt.run([str(tmp_path / "model.jsonl")])
+    uris = [flag.uri for flag in by_doubt.flags(kind="outlier")]
+    assert uris == [str(path) for path in paths[:5]]
+    told = longtail("mine", "-w", workspace.root, "--set", "mining.detector=uncertainty")
+    assert told.code == 2
+    assert "needs a number 'uncertainty' or the class shares 'prediction'" in told.err
+    assert told.err.count("\n") == 1

@@ -54,7 +54,6 @@ def test_flags_win_over_variables_over_the_file(
         ("device: gpu", "device is 'gpu': a device is auto, cpu, cuda or cuda:N"),
         ("precision: int8", "precision is 'int8'"),
         ("mining: {budget: 0.5}", "mining.budget is 0.5: a budget is a count"),
-        ("mining: {detector: uncertainty}", "mining.detector is 'uncertainty': samples carry no"),
         ("mining: {detector: knn9}", "detector 'knn9' is none of combined, knn"),
         ("mining: {budget: 120%}", "mining.budget is '120%': a budget is a count"),
         ("limits: {max_rejected_share: 2}", "limits.max_rejected_share is 2"),
