@@ -27,7 +27,7 @@ def rerank(
     strange. After Rocchio's relevance feedback (1971) with a local kernel.
     """
     prior = share_below(score)
-    if len(reviewed) == 0:
+    if len(reviewed) == 0 or len(prior) == 0:
         return prior
     X = as_matrix(vectors)
     mean = X.mean(axis=0)

@@ -35,3 +35,8 @@ def test_constant_vectors_say_nothing_wild():
     after = rerank(np.arange(3.0), np.ones((3, 2)), np.ones((1, 2)), np.array([True]))
     assert np.isfinite(after).all()
     assert np.argsort(after).tolist() == [0, 1, 2]
+
+
+def test_where_nothing_is_left_nothing_is_ranked():
+    nothing = rerank(np.zeros(0), np.zeros((0, 2)), np.ones((1, 2)), np.array([True]))
+    assert nothing.shape == (0,)
