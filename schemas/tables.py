@@ -30,6 +30,8 @@ from schemas.errors import NotFoundError
 # A dataset made from the bounds of some columns drops rows with nulls.
 _NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
 _ORPHANS_KEPT_HOURS = 7 * 24
+# Of what is streamed; Arrow's own 65,536 rows with their pictures would be hundreds of megabytes.
+_ROWS_PER_BATCH = 1024
 _ROWS_PER_GROUP = 4096
 
 T = TypeVar("T")
