@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from detectors.patches import Bank
@@ -51,6 +52,23 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
     for table in (catalog.uris, catalog.patches, catalog.scores, *_datasets(catalog)):
         table.delete("sample_id", sample_ids)
     catalog.samples.delete("sample_id", sample_ids)  # last: a repeat finds by them what is left
+
+
+def described(catalog: Catalog, source: str | None, before: datetime | None) -> list[str]:
+    """The samples that all which is given describes, none where nothing is.
+
+    before: when they were captured, or ingested where that is unknown; UTC without a time zone.
+    """
+    if source is None and before is None:
+        return []
+    where = ds.scalar(True)
+    if source is not None:
+        where &= ds.field("source") == source
+    if before is not None:
+        time = pa.scalar(before if before.tzinfo else before.replace(tzinfo=UTC))
+        where &= pc.coalesce(ds.field("captured_at"), ds.field("ingested_at")) < time
+    found: list[str] = catalog.samples.read(["sample_id"], where)["sample_id"].unique().to_pylist()
+    return found
 
 
 def remember(catalog: Catalog, sample_ids: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from detectors.triggers import Trigger, learn, learn_from_words
 from longtail import runs
 from schemas.catalog import Catalog
-from schemas.errors import NotFoundError, UsageError
+from schemas.errors import EncoderError, NotFoundError, UsageError
 from schemas.records import Verdict
 
 if TYPE_CHECKING:
@@ -55,8 +55,17 @@ class Match:
     distance: float
 
 
-def add(catalog: Catalog, query: StandingQuery) -> None:
-    """Keep a new trigger. Raises UsageError for a name that is none, or is taken."""
+def add(
+    catalog: Catalog, query: StandingQuery, embed: Callable[[str], NDArray[np.float32]]
+) -> StandingQuery:
+    """Keep a new trigger, its text embedded by `embed` to (d,); what is kept.
+
+    Raises UsageError for a name that is none or is taken, and for examples that do not go together.
+    """
+    if bool(query.positive) == (query.text is not None):
+        raise UsageError("a trigger is made from samples (--from) or from a text (--text)")
+    if query.text is not None and query.negative:
+        raise UsageError("a trigger made from a text learns from verdicts; leave out --not")
     if not _NAME.fullmatch(query.name):
         raise UsageError(
             f"'{query.name}' cannot name a trigger; take letters, digits, '-', '_' and '.', "
@@ -67,7 +76,10 @@ def add(catalog: Catalog, query: StandingQuery) -> None:
             f"there is a trigger '{query.name}' already; take another name, or "
             f"'longtail trigger remove {query.name}' first"
         )
+    if query.text is not None:
+        query = replace(query, words_vector=tuple(embed(query.text).tolist()))
     _save(catalog, query)
+    return query
 
 
 def read(catalog: Catalog) -> list[StandingQuery]:
@@ -115,37 +127,42 @@ def record_new(
     snapshot: Snapshot,
     encoder_id: str,
     verdicts: Mapping[str, Verdict],
-) -> bool:
-    """Note what matches the triggers of this encoder and did not before; whether anything does."""
+) -> None:
+    """Note what matches the triggers of this encoder and did not before.
+
+    The newest report goes where there is any, to be written anew with it.
+    """
+    queries = [query for query in read(catalog) if query.encoder_id == encoder_id]
+    if not queries:
+        return
+    rows = snapshot.live_rows()
+    vectors = snapshot.read(rows)
     found = False
-    for query in read(catalog):
-        if query.encoder_id != encoder_id:
-            continue
-        hits = [match.sample_id for match in matches(query, snapshot, verdicts)]
-        new = [sample_id for sample_id in hits if sample_id not in query.matched]
+    for query in queries:
+        hits = _matches(query, snapshot, rows, vectors, verdicts)
+        new = [match.sample_id for match in hits if match.sample_id not in query.matched]
         if new:
             found = True
             _save(catalog, replace(query, matched={**query.matched, **dict.fromkeys(new, run_id)}))
-    return found
+    newest = runs.newest_mining_run(catalog)
+    if found and newest:
+        (catalog.run(newest) / runs.REPORT).unlink(missing_ok=True)
 
 
 def matches(
-    query: StandingQuery, snapshot: Snapshot, verdicts: Mapping[str, Verdict]
+    query: StandingQuery, snapshot: Snapshot, encoder_id: str, verdicts: Mapping[str, Verdict]
 ) -> list[Match]:
-    """What matches now, nearest first, without the examples themselves; none without examples."""
+    """What matches now, nearest first, without the examples themselves; none without examples.
+
+    Raises EncoderError for a trigger of another encoder.
+    """
+    if query.encoder_id != encoder_id:
+        raise EncoderError(
+            f"trigger '{query.name}' is of encoder {query.encoder_id}, this is {encoder_id}; "
+            "remove it and add it again"
+        )
     rows = snapshot.live_rows()
-    vectors = snapshot.read(rows)
-    trigger = _learned(query, snapshot, verdicts, vectors)
-    if trigger is None:
-        return []
-    blocks = range(0, len(rows), _BLOCK)
-    distance = np.concatenate([trigger.distance(vectors[i : i + _BLOCK]) for i in blocks])
-    inside = np.flatnonzero(distance <= trigger.reach)
-    inside = inside[np.argsort(distance[inside], kind="stable")]
-    examples = {*query.positive, *query.negative}
-    ids = snapshot.sample_ids.take(rows[inside])
-    pairs = zip(ids, distance[inside].tolist(), strict=True)
-    return [Match(sample_id, gap) for sample_id, gap in pairs if sample_id not in examples]
+    return _matches(query, snapshot, rows, snapshot.read(rows), verdicts)
 
 
 def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = False) -> list[str]:
@@ -161,6 +178,26 @@ def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = 
                 f"trigger {query.name}: {len(new):,} new matches, {known:,} of them flagged"
             )
     return lines
+
+
+def _matches(
+    query: StandingQuery,
+    snapshot: Snapshot,
+    rows: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    verdicts: Mapping[str, Verdict],
+) -> list[Match]:
+    trigger = _learned(query, snapshot, verdicts, vectors)
+    if trigger is None:
+        return []
+    blocks = range(0, len(rows), _BLOCK)
+    distance = np.concatenate([trigger.distance(vectors[i : i + _BLOCK]) for i in blocks])
+    inside = np.flatnonzero(distance <= trigger.reach)
+    inside = inside[np.argsort(distance[inside], kind="stable")]
+    examples = {*query.positive, *query.negative}
+    ids = snapshot.sample_ids.take(rows[inside])
+    pairs = zip(ids, distance[inside].tolist(), strict=True)
+    return [Match(sample_id, gap) for sample_id, gap in pairs if sample_id not in examples]
 
 
 def _learned(

@@ -7,6 +7,7 @@ the one that counts. Forgetting a sample erases what was said of it.
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -197,3 +198,11 @@ def _verdict(row: sa.Row[Any]) -> Verdict:
 
 def _by_id(rows: Iterable[sa.Row[Any]]) -> dict[str, Verdict]:
     return {verdict.sample_id: verdict for verdict in map(_verdict, rows)}
+
+
+def this_user() -> str:
+    """Who says so where nobody is named. Raises UsageError for a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under a number of its own
+        raise UsageError("this user has no name here; pass --reviewer NAME") from None

@@ -5,7 +5,6 @@ Open this file first; the whole product is in view. Each method is a few lines t
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -23,10 +22,10 @@ from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
 from longtail.runs import Run, RunSummary
 from longtail.triggers import Match, StandingQuery
-from longtail.verdicts import VerdictLog
+from longtail.verdicts import VerdictLog, this_user
 from schemas.catalog import Catalog
-from schemas.errors import REJECT_REASONS, EncoderError, NotFoundError, UsageError, WorkspaceError
-from schemas.records import VERDICT_LABELS, Flag, FlagKind, Level, Verdict, VerdictLabel
+from schemas.errors import NotFoundError, WorkspaceError
+from schemas.records import Flag, FlagKind, Level, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
     from curation.export import ExportFormat
@@ -43,13 +42,6 @@ _IMAGES_PER_BATCH = 64
 
 def _unwatched(name: str, progress: Progress) -> AbstractContextManager[object]:
     return nullcontext()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # as in a container that runs under a number of its own
-        raise UsageError("this user has no name here; pass --reviewer NAME") from None
 
 
 class Workspace:
@@ -165,7 +157,7 @@ class Workspace:
         run_id = run_id or runs.newest_mining_run(self.catalog)
         if run_id is None:
             return []
-        flagged = [flag.sample_id for flag in self.flags()]
+        flagged = [flag.sample_id for flag in self.flags(run_id)]
         said = notes.read(self.catalog.run(run_id)).notes
         return [*said, *triggers.told(self.catalog, run_id, flagged)]
 
@@ -281,7 +273,7 @@ class Workspace:
                 forgetting.remember(self.catalog, gone)
             else:
                 gone = [self.resolve(prefix) for prefix in sample_ids]
-                gone += self._described(source, before)
+                gone += forgetting.described(self.catalog, source, before)
                 forgetting.forget(self.catalog, self.verdicts, gone)
             run.finish()
         return gone
@@ -330,7 +322,7 @@ class Workspace:
         an unknown sample or run, UsageError where no reviewer is given and the user has no name,
         and with `group` for a sample that is in none.
         """
-        now, reviewer = datetime.now(UTC), reviewer or _user()
+        now, reviewer = datetime.now(UTC), reviewer or this_user()
         run_id = runs.mining_run(self.catalog, run_id)
         ids = [self.resolve(sample_id) for sample_id in sample_ids]
         if group:
@@ -364,20 +356,14 @@ class Workspace:
         EncoderError for a text where the encoder embeds images only, UsageError for a name that is
         none or is taken, and without an example.
         """
-        if bool(sample_ids) == (text is not None):
-            raise UsageError("a trigger is made from samples (--from) or from a text (--text)")
-        if text is not None and unlike:
-            raise UsageError("a trigger made from a text learns from verdicts; leave out --not")
         query = StandingQuery(
             name,
             self.jobs.encoder.id,
             tuple(map(self.resolve, sample_ids)),
             tuple(map(self.resolve, unlike)),
             text,
-            () if text is None else tuple(self._finder.vector_of_text(text).tolist()),
         )
-        triggers.add(self.catalog, query)
-        return query
+        return triggers.add(self.catalog, query, self._finder.vector_of_text)
 
     def triggers(self) -> list[StandingQuery]:
         """All triggers, by name."""
@@ -389,23 +375,14 @@ class Workspace:
 
     def matches(self, trigger: str) -> list[Match]:
         """What matches a trigger now, nearest first. Raises NotFoundError, EncoderError."""
-        query = triggers.named(self.catalog, trigger)
-        if query.encoder_id != self.jobs.encoder.id:
-            raise EncoderError(
-                f"trigger '{trigger}' is of encoder {query.encoder_id}, this is "
-                f"{self.jobs.encoder.id}; remove it and add it again"
-            )
-        return triggers.matches(query, self._finder.index().searched, self.verdicts.latest())
+        query, snapshot = triggers.named(self.catalog, trigger), self._finder.index().searched
+        return triggers.matches(query, snapshot, self.jobs.encoder.id, self.verdicts.latest())
 
     def _match_triggers(self, run: Run) -> None:
-        """Note new matches; the newest report tells them too."""
         snapshot = self.jobs.index_store.open()
-        if snapshot is None:
-            return
-        latest, encoder_id = self.verdicts.latest(), self.jobs.encoder.id
-        newest = runs.newest_mining_run(self.catalog)
-        if triggers.record_new(self.catalog, run.run_id, snapshot, encoder_id, latest) and newest:
-            (self.catalog.run(newest) / runs.REPORT).unlink(missing_ok=True)
+        if snapshot is not None:
+            encoder_id, latest = self.jobs.encoder.id, self.verdicts.latest()
+            triggers.record_new(self.catalog, run.run_id, snapshot, encoder_id, latest)
 
     def curate(
         self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0
@@ -417,34 +394,10 @@ class Workspace:
         samples}: version is None while the dataset is empty, rejected counts by reason the images
         that could not be read whole. Raises UsageError for an unknown verdict.
         """
-        from curation.dataset import check_name
-        from curation.select import select
-        from pipelines.curate import dataset
+        from longtail import curating
 
-        unknown = set(verdicts) - set(VERDICT_LABELS)
-        if unknown:
-            raise UsageError(
-                f"'{min(unknown)}' is no verdict; take some of {', '.join(VERDICT_LABELS)}"
-            )
-        table = dataset(self.catalog, check_name(name))
-        with runs.start(self.catalog, command="curate", dataset=name) as run:
-            existing = set(table.read(["sample_id"])["sample_id"].to_pylist())
-            selections = select(
-                self.verdicts.latest(), self.flags(), labels=verdicts, top=top, existing=existing
-            )
-            self.jobs.curate(run, name, selections)
-            run.finish()
-            return {
-                "dataset": name,
-                "version": table.version(),
-                "added": run.counters.get("added", 0),
-                "rejected": {
-                    reason: run.counters[reason]
-                    for reason in REJECT_REASONS
-                    if reason in run.counters
-                },
-                "samples": table.count(),
-            }
+        flags, latest = self.flags(), self.verdicts.latest()
+        return curating.curate(self.jobs, name, flags, latest, labels=verdicts, top=top)
 
     def export(
         self, name: str, out: str | Path, format_: ExportFormat = "hf", version: int | None = None
@@ -454,21 +407,9 @@ class Workspace:
         format_: `hf`, Hugging Face Parquet, or `imagefolder`, images and a metadata.csv. Raises
         NotFoundError for an unknown dataset or version, UsageError for an output folder in use.
         """
-        from curation.dataset import check_name
-        from curation.export import export_dataset
-        from pipelines.curate import dataset
+        from longtail import curating
 
-        table = dataset(self.catalog, check_name(name))
-        newest = table.version()
-        if newest is None:
-            names = (
-                ", ".join(sorted(path.name for path in self.catalog.datasets.glob("*"))) or "none"
-            )
-            raise NotFoundError(f"no dataset '{name}'; there are: {names}")
-        version = newest if version is None else version
-        batches = table.batches(version=version, rows=_IMAGES_PER_BATCH)
-        summary = export_dataset(batches, Path(out), format_, name=name, version=version)
-        return {"dataset": name, "version": version, "samples": summary.images, "out": str(out)}
+        return curating.export(self.catalog, name, Path(out), format_, version)
 
     def status(self) -> dict[str, Any]:
         """Counts, index, last run and failure; the fields are a contract with other programs."""
@@ -502,16 +443,3 @@ class Workspace:
         if found is None:
             raise NotFoundError(f"{self.root} has no mining run yet; 'longtail run' makes one")
         return found
-
-    def _described(self, source: str | None, before: datetime | None) -> list[str]:
-        if source is None and before is None:
-            return []
-        where = ds.scalar(True)
-        if source is not None:
-            where &= ds.field("source") == source
-        if before is not None:
-            time = pa.scalar(before if before.tzinfo else before.replace(tzinfo=UTC))
-            where &= pc.coalesce(ds.field("captured_at"), ds.field("ingested_at")) < time
-        found = self.catalog.samples.read(["sample_id"], where)["sample_id"].unique()
-        ids: list[str] = found.to_pylist()
-        return ids

@@ -47,6 +47,17 @@ def test_a_run_tells_its_new_matches_once(
     assert set(listed[0]["matched"]) == {match["sample_id"] for match in shown}
 
 
+def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
+    flagged = [flag.sample_id for flag in workspace.flags(kind="outlier")]
+    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
+    first = Workspace(workspace.root, {"mining": {"budget": 9}})
+    first.mine()
+    run_id, told = first.flags()[0].run_id, first.notes()
+    assert any("of them flagged" in line and " 0 of them" not in line for line in told)
+    Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
+    assert workspace.notes(run_id) == told
+
+
 def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
     near = workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
     workspace.add_trigger("wide", [near[0], near[5]])
