@@ -157,9 +157,8 @@ class Workspace:
         run_id = run_id or runs.newest_mining_run(self.catalog)
         if run_id is None:
             return []
-        flagged = [flag.sample_id for flag in self.flags(run_id)]
         said = notes.read(self.catalog.run(run_id)).notes
-        return [*said, *triggers.told(self.catalog, run_id, flagged)]
+        return [*said, *triggers.told(self.catalog, run_id, self._flagged_at(run_id))]
 
     def flags(
         self,
@@ -437,6 +436,11 @@ class Workspace:
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
         return self._finder.resolve(prefix)
+
+    def _flagged_at(self, run_id: str) -> list[str]:
+        """What stood flagged when a run ended, whether it mined or found nothing new."""
+        mined = [earlier for earlier in runs.mining_runs(self.catalog) if earlier <= run_id]
+        return [flag.sample_id for flag in self.flags(mined[-1])] if mined else []
 
     def _mining_run(self, run_id: str | None) -> str:
         found = runs.mining_run(self.catalog, run_id)

@@ -115,7 +115,9 @@ def test_a_run_with_nothing_to_do_says_why(
     flags = workspace.flags()
     told = f"nothing new since run {flags[0].run_id}: {len(flags)} flags stand; 'longtail flags'"
     for command in (("mine",), ("run", photographs)):
-        assert told in longtail(*command, "-w", workspace.root).out
+        repeated = longtail(*command, "-w", workspace.root)
+        assert repeated.code == 0, repeated.err
+        assert told in repeated.out
     assert set(longtail("mine", "-w", workspace.root, "--json").json) == SUMMARY_FIELDS
     assert "nothing new" not in longtail("mine", "-w", workspace.root, "--budget", "7").out
 

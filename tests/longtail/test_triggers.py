@@ -56,6 +56,10 @@ def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
     assert any("of them flagged" in line and " 0 of them" not in line for line in told)
     Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
     assert workspace.notes(run_id) == told
+    workspace.remove_trigger("strange")
+    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
+    again = Workspace(workspace.root, {"mining": {"budget": 1}}).mine()  # nothing new but matches
+    assert any(" 0 of them" not in line for line in workspace.notes(again.run_id))
 
 
 def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
