@@ -162,7 +162,7 @@ class Table:
             stored = [name for name in names if name != self.partition_by]
             for file in files:
                 parquet = pq.ParquetFile(self.root / file.path)
-                for batch in parquet.iter_batches(_ROWS_PER_GROUP, columns=stored):
+                for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=stored):
                     table = pa.Table.from_batches([batch])
                     if self.partition_by in names:
                         values = pa.repeat(pa.scalar(file.partition), batch.num_rows)
@@ -256,8 +256,8 @@ class Table:
     def rewrite(self, edit: Callable[[pa.Table], pa.Table], *, where: ds.Expression) -> None:
         """Put what `edit` makes of their rows in place of the files that hold a match of `where`.
 
-        edit: gets some thousands of rows with all columns; gives them changed, or fewer. In one
-        commit, which names no value. Older versions keep the files until a vacuum.
+        edit: gets some rows with all columns; gives them changed, or fewer. In one commit, which
+        names no value. Older versions keep the files until a vacuum.
         """
         table = self._open()
         actions: list[AddAction | RemoveAction] = []

@@ -50,6 +50,13 @@ def ids(found: pa.Table) -> list[str]:
     return sorted(found["sample_id"].to_pylist())
 
 
+def test_a_stream_of_many_rows_comes_in_small_batches(table: Table) -> None:
+    staged = table.stage(rows(*map(str, range(5000))))
+    batches = list(table.stream([staged]))
+    assert sum(batch.num_rows for batch in batches) == 5000
+    assert max(batch.num_rows for batch in batches) <= 1024  # with pictures each is megabytes
+
+
 def test_nothing_is_read_before_the_commit(table: Table) -> None:
     staged = table.stage(rows("x", "y"))
 
