@@ -90,10 +90,15 @@ def pool_of(embedded: Embedded, near: Embedded | None = None) -> Pool:
     high = embedded["high"]
     among = high if near is None else near["high"]
     model = NearestNeighbors(n_neighbors=min(CROWD, len(among) - 1)).fit(among)
-    distances, _ = model.kneighbors(None if near is None else high)
+    distances, neighbours = model.kneighbors(None if near is None else high)
     n = len(high)
     return Pool(
-        [f"{i:064x}" for i in range(n)], ["elpv"] * n, embedded, {}, distances.astype(np.float32)
+        sample_ids=[f"{i:064x}" for i in range(n)],
+        sources=["elpv"] * n,
+        embeddings=embedded,
+        quality={},
+        distances=distances.astype(np.float32),
+        neighbours=neighbours if near is None else None,
     )
 
 

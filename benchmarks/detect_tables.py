@@ -126,8 +126,7 @@ def captures(cells: Cells, size: Size) -> Rows:
         for kind, files in made.items():
             pool = joined(cells.of(rest), cells.embed(files))
             together = np.concatenate([pool[level] for level in LEVELS], axis=1).astype(np.float64)
-            alarm = np.mean(list(ours(None, pool).z.values()), axis=0)
-            scores = {OURS: alarm, "cleanvision": faulty[kind]}
+            scores = {OURS: ours(None, pool).deviation, "cleanvision": faulty[kind]}
             scores |= {method: rival(None, together) for method, rival in cells.rivals.items()}
             for method, values in scores.items():
                 rows[kind].add(method, measure(values, truth, weights))
@@ -257,9 +256,14 @@ def scoring_seconds(samples: int = 100_000) -> dict[str, float]:
     for level, d in zip(LEVELS, (24, 112, 320), strict=True):
         X = np.eye(d, dtype=np.float32)[0] + 0.1 * rng.standard_normal((samples, d), np.float32)
         embeddings[level] = X / np.linalg.norm(X, axis=1, keepdims=True)
-    distances = np.sort(rng.random((samples, 100), np.float32), axis=1)
-    ids = [f"{i:064x}" for i in range(samples)]
-    pool = Pool(ids, [f"line-{i % 3}" for i in range(samples)], embeddings, {}, distances)
+    pool = Pool(
+        sample_ids=[f"{i:064x}" for i in range(samples)],
+        sources=[f"line-{i % 3}" for i in range(samples)],
+        embeddings=embeddings,
+        quality={},
+        distances=np.sort(rng.random((samples, 100), np.float32), axis=1),
+        neighbours=rng.integers(0, samples, (samples, 100)),
+    )
     wall, cpu = time.perf_counter(), time.process_time()
     mine(pool, Policy(Budget(share=0.01)))
     took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}

@@ -1,8 +1,8 @@
 """What is ordinary: fitted once, saved, and held against any later pool.
 
     embeddings --> Gaussian per level --> Mahalanobis distances \\
-    neighbours --> mean distance to 5, to a crowd ------------> log, centre and spread per source
-                                                                = robust z of each measure
+    neighbours --> mean distance to 3, and relative to theirs -+-> log, centre and spread per source
+    patches -----> distance of the strangest spot ------------/    = robust z of each measure
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,45 @@ from detectors.scores import (
     Floats,
     Gaussian,
     Scale,
-    as_matrix,
     combined,
-    fit_directions,
     fit_left_out,
     fit_scale,
     fit_trimmed,
     knn_distance,
 )
-from schemas.errors import CorruptionError
+from detectors.surroundings import copies, one_of_copies, relative, strange_for_its_kind
+from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
-"""(n,) per name: the three levels, "isolation", and those of `GROUPS`."""
+"""(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
+that is held against itself also `kind(level)`, and the `GROUPS`."""
 
-GROUPS = ("crowd", "direction", "centre")
-"""What tells a group of alike oddities: the mean distance to a crowd of neighbours, the distance
-to a Gaussian of directions, the plain distance to its centre. All 0 against a reference."""
+ISOLATION = "isolation"
+"""The mean distance to the nearest neighbours."""
+PATCH = "patch"
+"""The distance of the strangest spot; where that is unknown it is the usual one."""
+CROWDED = "crowd"
+"""The mean distance to a crowd of neighbours, relative to theirs."""
+COPIED = "copied"
+"""That of the scored level, for samples with copies; 0 for others."""
+GROUPS = (CROWDED, COPIED)
+"""What tells one of a group of alike oddities. Against a reference no group can hide."""
+SECOND: Level = "mid"
+"""This level has a say beside the scored one: what is strange in its parts."""
 
+NEIGHBOURS = 3
+"""More hide the members of a small group less, and blur what a single oddity is far from."""
 CROWD = 100
-"""At most so many neighbours tell a group of oddities; a tenth of a smaller pool."""
+"""At most so many neighbours are a crowd; a tenth of a smaller pool."""
 SOURCE_WEIGHT = 50
 """A source of this many samples is half believed about its own centre and spread."""
 FORMAT = 1
+
+
+def kind(level: Level) -> str:
+    """The measure of a sample that is strange for its kind, at a level."""
+    return f"{level} for its kind"
 
 
 def crowd_of(samples: int, neighbours: int) -> int:
@@ -106,32 +122,49 @@ class Baseline:
 
     sample_ids, sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every
     one held against the others; its scores calibrate p-values and its spread tells a shift.
-    level: the one that is scored. neighbours: k of the isolation. crowd: how many neighbours are
-    one, 0 where none is asked. directions: of the scored level, None where no group can hide.
-    about: what it was fitted on, for people and for checks (name, encoder, index snapshot).
+    level: the one that is scored. neighbours: k of the isolation. about: what it was fitted on, for
+    people and for checks (name, encoder, index snapshot).
     """
 
     gaussians: Mapping[Level, Gaussian]
     scales: Scales
     level: Level
     neighbours: int
-    crowd: int
-    directions: Gaussian | None
     sample_ids: Sequence[str]
     sources: Sequence[str]
     z: Measures
     about: Mapping[str, str | int]
 
     def measure(self, pool: Pool) -> Measures:
-        """The distances of a pool's samples, before any scale."""
-        raw = _neighbourhood(pool, self.level, self.neighbours, self.crowd, self.directions)
+        """The distances of a pool's samples to the reference, before any scale.
+
+        Raises UsageError where the reference's patches were scored and the pool's were not.
+        """
+        if PATCH in self.z and pool.patches is None:
+            raise UsageError(
+                "the reference was fitted with patch scores; set 'patches: true', or fit it again"
+            )
+        raw = _distances(pool, self.neighbours)
         for level, gaussian in self.gaussians.items():
             raw[level] = gaussian.distance(pool.embeddings[level])
-        return raw
+        return {name: values for name, values in raw.items() if name in self.z}
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
-        return combined(z["isolation"], z[self.level], *(z[name] for name in GROUPS))
+        singles = {ISOLATION, self.level, PATCH}
+        if self.scales.pooled[SECOND].spread:  # else the encoder has no such level
+            singles.add(SECOND)
+        return combined(
+            [z[name] for name in sorted(singles & z.keys())], [z[g] for g in GROUPS if g in z]
+        )
+
+    def deviation(self, z: Measures) -> Floats:
+        """Mean robust deviation (n,) over the levels, of each among all and for its kind.
+
+        Broken captures raise it: noise, blur, exposure and dead pixels show at every depth.
+        """
+        judges = [z[name] for level in LEVELS for name in (level, kind(level)) if name in z]
+        return np.asarray(np.mean(judges, axis=0), dtype=np.float64)
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""
@@ -139,18 +172,17 @@ class Baseline:
             "format": FORMAT,
             "level": self.level,
             "neighbours": self.neighbours,
-            "crowd": self.crowd,
             "sources": list(self.sources),
             "about": dict(self.about),
+            "measures": list(self.z),
             "pooled": _plain(self.scales.pooled),
             "of_source": {name: _plain(scale) for name, scale in self.scales.of_source.items()},
         }
         arrays: dict[str, Any] = {f"z.{name}": values for name, values in self.z.items()}
         arrays["sample_ids"] = np.array(self.sample_ids, dtype="S")
-        for name, gaussian in (*self.gaussians.items(), ("directions", self.directions)):
-            if gaussian is not None:
-                arrays[f"mean.{name}"] = gaussian.mean
-                arrays[f"factor.{name}"] = gaussian.factor
+        for name, gaussian in self.gaussians.items():
+            arrays[f"mean.{name}"] = gaussian.mean
+            arrays[f"factor.{name}"] = gaussian.factor
         with path.open("wb") as file:
             np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
 
@@ -159,20 +191,19 @@ class Baseline:
         """What `save` wrote. Raises CorruptionError for anything else."""
         with _archive(path) as (header, archive):
             return cls(
-                gaussians={level: _gaussian(archive, level) for level in LEVELS},
-                directions=_gaussian(archive, "directions")
-                if "mean.directions" in archive
-                else None,
+                gaussians={
+                    level: Gaussian(archive[f"mean.{level}"], archive[f"factor.{level}"])
+                    for level in LEVELS
+                },
                 scales=Scales(
                     _scales(header["pooled"]),
                     {name: _scales(plain) for name, plain in header["of_source"].items()},
                 ),
                 level=header["level"],
                 neighbours=header["neighbours"],
-                crowd=header["crowd"],
                 sample_ids=archive["sample_ids"].astype(str).tolist(),
                 sources=header["sources"],
-                z={name: archive[f"z.{name}"] for name in (*LEVELS, "isolation", *GROUPS)},
+                z={name: archive[f"z.{name}"] for name in header["measures"]},
                 about=header["about"],
             )
 
@@ -201,50 +232,48 @@ def _archive(path: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
 def fit_reference(
     reference: Pool,
     level: Level = "high",
-    neighbours: int = 5,
+    neighbours: int = NEIGHBOURS,
     about: Mapping[str, str | int] | None = None,
 ) -> Baseline:
     """Fit on samples that are known to be normal; each is measured against the others.
 
     Nothing is asked of groups: they cannot hide in a fit that they take no part in.
     """
-    gaussians, distances = {}, {}
-    for each in LEVELS:
-        gaussians[each], distances[each] = fit_left_out(reference.embeddings[each])
-    return _baseline(reference, level, neighbours, gaussians, distances, about or {})
+    fits = {each: fit_left_out(reference.embeddings[each]) for each in LEVELS}
+    raw = _distances(reference, neighbours)
+    return _baseline(reference, level, neighbours, fits, raw, about or {})
 
 
-def fit_pool(pool: Pool, level: Level = "high", neighbours: int = 5) -> Baseline:
-    """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised."""
-    gaussians, distances = {}, {}
-    for each in LEVELS:
-        gaussians[each], distances[each] = fit_trimmed(pool.embeddings[each])
-    crowd = crowd_of(len(pool), neighbours)
-    directions = fit_directions(pool.embeddings[level])
-    return _baseline(pool, level, neighbours, gaussians, distances, {}, crowd, directions)
+def fit_pool(pool: Pool, level: Level = "high", neighbours: int = NEIGHBOURS) -> Baseline:
+    """Fit on the pool itself, trimmed and with copies counted once.
+
+    Most of it is taken for normal, and no rate is promised.
+    """
+    repeated = copies(pool.distances)
+    members = one_of_copies(repeated)
+    fits = {each: fit_trimmed(pool.embeddings[each], members) for each in LEVELS}
+    raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
+    fitted = _baseline(pool, level, neighbours, fits, raw, {})
+    copied = np.where(repeated > 0, fitted.z[level], 0.0)
+    return replace(fitted, z={**fitted.z, COPIED: copied})
 
 
 def _baseline(
     samples: Pool,
     level: Level,
     neighbours: int,
-    gaussians: Mapping[Level, Gaussian],
-    distances: Mapping[Level, Floats],
+    fits: Mapping[Level, tuple[Gaussian, Floats]],
+    others: Measures,
     about: Mapping[str, str | int],
-    crowd: int = 0,
-    directions: Gaussian | None = None,
 ) -> Baseline:
-    raw = _neighbourhood(samples, level, neighbours, crowd, directions)
-    for each in LEVELS:
-        raw[each] = distances[each]
+    raw = {**others}
+    raw |= {each: distances for each, (_, distances) in fits.items()}
     scales = fit_scales(raw, samples.sources)
     return Baseline(
-        gaussians=gaussians,
+        gaussians={each: gaussian for each, (gaussian, _) in fits.items()},
         scales=scales,
         level=level,
         neighbours=neighbours,
-        crowd=crowd,
-        directions=directions,
         sample_ids=samples.sample_ids,
         sources=samples.sources,
         z=scales.z(raw, samples.sources),
@@ -252,24 +281,23 @@ def _baseline(
     )
 
 
-def _neighbourhood(
-    pool: Pool, level: Level, neighbours: int, crowd: int, directions: Gaussian | None
-) -> dict[str, Floats]:
-    raw = {
-        "isolation": knn_distance(pool.distances, neighbours),
-        "crowd": knn_distance(pool.distances, crowd),
-        "direction": np.zeros(len(pool)),
-        "centre": np.zeros(len(pool)),
-    }
-    if directions is not None:
-        X = as_matrix(pool.embeddings[level])
-        raw["direction"] = directions.distance(X)
-        raw["centre"] = np.linalg.norm(X - directions.mean, axis=1)
+def _distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
+    """The measures that need no fit, and mean the same against a reference."""
+    raw = {ISOLATION: knn_distance(pool.distances, neighbours)}
+    if pool.patches is not None:
+        raw[PATCH] = pool.patches.known()
     return raw
 
 
-def _gaussian(archive: Mapping[str, Any], name: str) -> Gaussian:
-    return Gaussian(archive[f"mean.{name}"], archive[f"factor.{name}"])
+def _among_neighbours(pool: Pool, neighbours: int) -> dict[str, Floats]:
+    """The measures of a sample by its neighbours' own, where these are of the pool."""
+    if pool.neighbours is None:
+        return {}
+    crowd = crowd_of(len(pool), neighbours)
+    raw = {CROWDED: relative(knn_distance(pool.distances, crowd), pool.neighbours[:, :crowd])}
+    for level in LEVELS:
+        raw[kind(level)] = strange_for_its_kind(pool.embeddings[level], pool.neighbours)
+    return raw
 
 
 def _plain(scales: Mapping[str, Scale]) -> dict[str, list[float]]:

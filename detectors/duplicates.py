@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.pool import Pool
 from detectors.scores import Ints
 
 BLOCK = 1024
 """Samples compared with all representatives at a time."""
 
 
-def beyond(distances: NDArray[np.float32], apart: float) -> NDArray[np.float32]:
-    """Distances (n, k), nearest first, without those to near-duplicates; NaN fills the rest.
+def beyond(pool: Pool, apart: float) -> Pool:
+    """The pool with no neighbour within `apart`; who comes after them takes their place.
 
     Copies of an oddity are each other's neighbours, and would hide it.
     """
-    near = (distances <= apart).sum(axis=1)
-    columns = np.arange(distances.shape[1]) + near[:, None]
-    shifted = np.take_along_axis(
-        distances, np.minimum(columns, distances.shape[1] - 1), axis=1
-    ).astype(np.float32)
-    shifted[columns >= distances.shape[1]] = np.nan
-    return shifted
+    k = pool.distances.shape[1]
+    columns = np.arange(k) + (pool.distances <= apart).sum(axis=1)[:, None]
+    there = columns < k
+    columns = np.minimum(columns, k - 1)
+    distances = np.where(there, np.take_along_axis(pool.distances, columns, axis=1), np.nan)
+    neighbours = pool.neighbours
+    if neighbours is not None:
+        neighbours = np.where(there, np.take_along_axis(neighbours, columns, axis=1), -1)
+    return replace(pool, distances=distances.astype(np.float32), neighbours=neighbours)
 
 
 def one_of_each(

@@ -8,7 +8,7 @@ outliers and faults --> groups, reasons, nearest unflagged samples
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from detectors import reasons
-from detectors.baseline import CROWD, Baseline, Measures, fit_pool
+from detectors.baseline import CROWD, ISOLATION, NEIGHBOURS, Baseline, Measures, fit_pool
 from detectors.calibration import Promise, conformal_p_values, p_values_by_source, promise
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
@@ -69,15 +69,15 @@ class Policy:
 
     budget: how many outliers. fdr: the false discovery rate to promise instead, where a
     reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
-    distance. level: the one that is scored. fault_threshold: mean robust z over the levels from
-    which a sample that is no outlier is a capture fault. nearest: how many unflagged samples to
+    distance. level: the one that is scored. fault_threshold: `Baseline.deviation` from which a
+    sample that is no outlier is a capture fault. nearest: how many unflagged samples to
     show beside a flag. apart: samples within this distance of each other count once, 0 for none.
     """
 
     budget: Budget = Budget(share=0.02)
     fdr: float | None = None
     detector: str = DEFAULT
-    neighbours: int = 5
+    neighbours: int = NEIGHBOURS
     level: Level = "high"
     fault_threshold: float = STRANGE_Z
     nearest: int = 3
@@ -107,7 +107,8 @@ class Findings:
     run on one reference. p_value: (n,) in (0, 1], None without a reference, NaN in a source that
     has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
     any source is judged by itself; None without a reference.
-    z: (n,) robust deviations per level. level: (n,) the level with the largest.
+    z: (n,) robust deviations per level. level: (n,) the level with the largest. deviation: (n,)
+    what capture faults raise, of `Baseline.deviation`.
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
     faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
     nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
@@ -123,6 +124,7 @@ class Findings:
     tail: Floats | None
     z: Mapping[Level, Floats]
     level: list[Level]
+    deviation: Floats
     flagged: Ints
     kinds: list[FlagKind]
     reasons: list[tuple[str, ...]]
@@ -148,7 +150,7 @@ def mine(
     """
     of_reference = baseline is not None
     if policy.apart and not of_reference:
-        pool = replace(pool, distances=beyond(pool.distances, policy.apart))
+        pool = beyond(pool, policy.apart)
     baseline = baseline or fit_pool(pool, policy.level, policy.neighbours)
     raw = baseline.measure(pool)
     z, shifts = _settle_sources(pool, raw, baseline, of_reference)
@@ -175,7 +177,7 @@ def mine(
     )
     copies = np.flatnonzero(duplicate_of >= 0)
 
-    deviation = np.mean([z[level] for level in LEVELS], axis=0)
+    deviation = baseline.deviation(z)
     faults = np.flatnonzero((deviation >= policy.fault_threshold) & ~judged)
     faults = np.setdiff1d(faults, np.concatenate([outliers, copies]))
     if not all(z[level].any() for level in LEVELS):
@@ -192,7 +194,7 @@ def mine(
         (
             (
                 *reasons.level_reasons(z, row),
-                *reasons.isolation_reasons(raw["isolation"], row, baseline.neighbours),
+                *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
                 *confirmed,
@@ -211,6 +213,7 @@ def mine(
         tail=tail,
         z={level: z[level] for level in LEVELS},
         level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
+        deviation=deviation,
         flagged=flagged,
         kinds=[*repeat(OUTLIER, len(outliers)), *repeat(CAPTURE_FAULT, len(faults))],
         reasons=why,

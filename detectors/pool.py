@@ -23,6 +23,12 @@ class Patches:
     x: NDArray[np.floating]
     y: NDArray[np.floating]
 
+    def known(self) -> NDArray[np.float64]:
+        """The scores (n,); where one is unknown it is the median, which is ordinary."""
+        scores = np.asarray(self.score, dtype=np.float64)
+        there = scores[~np.isnan(scores)]
+        return np.nan_to_num(scores, nan=float(np.median(there)) if len(there) else 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -31,6 +37,8 @@ class Pool:
     embeddings: (n, d) finite float32 per level. quality: (n,) per statistic, NaN where unknown.
     distances: (n, k) float32, Euclidean on the scored level to the k nearest other samples of
     the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
+    neighbours: (n, k) rows of the pool that those distances are to, -1 where there are fewer; None
+    where they are to a reference's samples.
     times: (n,) datetime64, when each was captured, NaT where unknown; None where nobody knows.
     uncertainty: (n,) of a user's own model, NaN where unknown; None where there is no model.
     patches: of the samples' images, None where nobody looked.
@@ -41,6 +49,7 @@ class Pool:
     embeddings: Mapping[Level, NDArray[np.float32]]
     quality: Mapping[str, NDArray[np.floating]]
     distances: NDArray[np.float32]
+    neighbours: NDArray[np.integer] | None = None
     times: NDArray[np.datetime64] | None = None
     uncertainty: NDArray[np.floating] | None = None
     patches: Patches | None = None

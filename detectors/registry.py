@@ -25,14 +25,14 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
-from detectors.baseline import Baseline, Measures
+from detectors.baseline import ISOLATION, Baseline, Measures
 from detectors.pool import Pool
 from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError
 from schemas.records import LEVELS
 
 Detector = Callable[[Pool, Baseline], Floats]
-"""Scores (n,) of a pool's samples; the baseline holds their fit and names the scored level."""
+"""Scores (n,) of a pool's samples; the baseline was fitted on them and names the scored level."""
 
 DEFAULT = "combined"
 UNCERTAINTY = "uncertainty"
@@ -42,12 +42,12 @@ LOF_NEIGHBOURS = 20
 
 def combined(pool: Pool, baseline: Baseline) -> Floats:
     """Single oddities and groups of alike ones; see `detectors.scores.combined`."""
-    return baseline.score(_z(pool, baseline))
+    return baseline.score(baseline.z)
 
 
 def knn(pool: Pool, baseline: Baseline) -> Floats:
     """Mean distance to the nearest neighbours."""
-    return baseline.measure(pool)["isolation"]
+    return baseline.measure(pool)[ISOLATION]
 
 
 def mahalanobis(pool: Pool, baseline: Baseline) -> Floats:
@@ -57,8 +57,7 @@ def mahalanobis(pool: Pool, baseline: Baseline) -> Floats:
 
 def levels(pool: Pool, baseline: Baseline) -> Floats:
     """Mean robust deviation over the levels, which capture faults raise."""
-    z = _z(pool, baseline)
-    return np.asarray(np.mean([z[level] for level in LEVELS], axis=0), dtype=np.float64)
+    return np.asarray(np.mean([baseline.z[level] for level in LEVELS], axis=0), dtype=np.float64)
 
 
 def lof(pool: Pool, baseline: Baseline) -> Floats:
@@ -86,9 +85,7 @@ def patch(pool: Pool, baseline: Baseline) -> Floats:
         raise UsageError(
             "detector 'patch' needs patch scores; set 'patches: true' and run 'longtail ingest'"
         )
-    scores = np.asarray(pool.patches.score, dtype=np.float64)
-    known = scores[~np.isnan(scores)]
-    return np.nan_to_num(scores, nan=float(np.median(known)) if len(known) else 0.0)
+    return pool.patches.known()
 
 
 def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
@@ -100,10 +97,6 @@ def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
         )
     least = float(np.nanmin(pool.uncertainty))
     return np.nan_to_num(np.asarray(pool.uncertainty, dtype=np.float64), nan=least)
-
-
-def _z(pool: Pool, baseline: Baseline) -> dict[str, Floats]:
-    return baseline.scales.z(baseline.measure(pool), pool.sources)
 
 
 DETECTORS: Mapping[str, Detector] = {
@@ -123,7 +116,7 @@ Yardstick = Callable[[Measures, Baseline], Floats]
 
 AGAINST_REFERENCE: Mapping[str, Yardstick] = {
     DEFAULT: lambda z, baseline: baseline.score(z),
-    "knn": lambda z, baseline: z["isolation"],
+    "knn": lambda z, baseline: z[ISOLATION],
     "mahalanobis": lambda z, baseline: z[baseline.level],
     "levels": lambda z, baseline: np.mean([z[level] for level in LEVELS], axis=0),
 }

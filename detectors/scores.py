@@ -6,6 +6,7 @@ nothing here depends on the norm. All arithmetic is float64 whatever comes in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,33 +108,23 @@ def fit_left_out(vectors: ArrayLike, members: Mask | None = None) -> tuple[Gauss
     return fitted, np.where(members, left_out, np.sqrt(squares))
 
 
-def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple[Gaussian, Floats]:
-    """`fit_left_out`, refitted `rounds` times on the `keep` share of samples nearest to the fit.
+def fit_trimmed(
+    vectors: ArrayLike, members: Mask | None = None, keep: float = 0.9, rounds: int = 3
+) -> tuple[Gaussian, Floats]:
+    """`fit_left_out`, refitted `rounds` times on the `keep` share of members nearest to the fit.
 
     These are the concentration steps of the minimum covariance determinant (Rousseeuw and Van
-    Driessen, 1999) from the whole sample as the start. As no sample is measured by a fit that it
-    took part in, one that was kept once is not kept for that: with few samples for the dimensions
-    a group of alike outliers would otherwise never leave.
+    Driessen, 1999) from all members as the start. As no sample is measured by a fit that it took
+    part in, one that was kept once is not kept for that: with few samples for the dimensions a
+    group of alike outliers would otherwise never leave. Without `members` (n,) all samples are.
     """
     X = as_matrix(vectors)
-    gaussian, distance = fit_left_out(X)
-    for _ in range(rounds if len(X) else 0):
-        gaussian, distance = fit_left_out(X, distance <= np.quantile(distance, keep))
+    members = np.ones(len(X), dtype=bool) if members is None else members
+    gaussian, distance = fit_left_out(X, members)
+    for _ in range(rounds if members.any() else 0):
+        kept = members & (distance <= np.quantile(distance[members], keep))
+        gaussian, distance = fit_left_out(X, kept)
     return gaussian, distance
-
-
-def fit_directions(vectors: ArrayLike) -> Gaussian:
-    """A Gaussian of the directions in which (n, d) vectors lie from their median.
-
-    Every sample counts the same however far it lies (the spatial sign covariance; Visuri,
-    Koivunen and Oja, 2000), so a group of alike outliers cannot stretch it towards itself and is
-    far by it, even where it is too large to be trimmed away.
-    """
-    X = as_matrix(vectors)
-    centre = np.median(X, axis=0) if len(X) else np.zeros(X.shape[1])
-    lengths = np.linalg.norm(X - centre, axis=1, keepdims=True)
-    usual = float(np.median(lengths)) if len(X) else 0.0
-    return fit_gaussian(centre + usual * (X - centre) / np.maximum(lengths, LEAST), _floor(X))
 
 
 def _moments(X: Floats) -> tuple[Floats, Floats, float, float]:
@@ -212,17 +203,17 @@ def _log(distances: NDArray[np.floating]) -> Floats:
     return np.log(np.maximum(np.asarray(distances, dtype=np.float64), LEAST))
 
 
-def combined(isolation: Floats, distance: Floats, *groups: Floats) -> Floats:
+def combined(singles: Sequence[Floats], groups: Sequence[Floats]) -> Floats:
     """The default score of a sample, in robust deviations: 0 is ordinary, above 3.5 is strange.
 
-    isolation, distance: (n,) robust z of the mean distance to the 5 nearest neighbours and of the
-    trimmed Mahalanobis distance. groups: (n,) each, robust z of what alike oddities cannot bend.
-
-    The first two fail differently on single oddities, so they are averaged (Stouffer et al.,
-    1949). A group of alike ones fills its own neighbourhood; only the others see it. As they are
-    poor judges of anything less, they are heard from 3.5 deviations on.
+    singles: at least one, (n,) each, robust z of what tells a single oddity. They fail differently,
+    so they are averaged (Stouffer et al., 1949). groups: (n,) each, robust z of what tells one of
+    several alike oddities, which fill each other's neighbourhoods. As these are poor judges of
+    anything less, they are heard from 3.5 deviations on.
     """
-    single: Floats = (isolation + distance) / 2
+    single: Floats = np.mean(singles, axis=0)
+    if not groups:
+        return single
     group = np.max(groups, axis=0)
     return np.where(group >= STRANGE_Z, np.maximum(single, group), single)
 

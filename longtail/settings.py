@@ -96,7 +96,7 @@ class Mining(_Section):
         "combined", description="how samples are scored: combined, knn, ..., pyod:NAME"
     )
     neighbours: int = Field(
-        5, ge=1, le=1000, description="nearest neighbours in the distance score"
+        3, ge=1, le=1000, description="nearest neighbours in the distance score"
     )
     apart: float = Field(
         0, ge=0, lt=2, description="samples within this distance of each other count once; 0: all"

@@ -6,14 +6,14 @@ With a reference the neighbours are those in it, the pool is every sample that i
 and only samples of the pool are flagged; the reference's own are scored by the others of it.
 
 The neighbours of a block cross to the last step as a file's name. That step holds the pool's
-embeddings and distances in memory: about 2.5 KB a sample at 456 dimensions.
+embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimensions.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -96,20 +96,26 @@ class FindNeighbours(beam.DoFn):
 
     def process(self, start: int) -> Iterator[str]:
         rows = self.snapshot.live_rows()[start : start + _ROWS_PER_BLOCK]
-        distances = self.distances(rows)
-        path = _scratch(self.options) / f"{start:012d}.npy"
+        nearest, distances = self.nearest(rows)
+        path = _scratch(self.options) / f"{start:012d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, distances)
+        np.savez(path, rows=nearest, distances=distances)
         self.progress.add(done=len(rows))
         yield str(path)
 
-    def distances(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """From each row to its nearest others, of the reference where there is one."""
+    def nearest(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The nearest others of each row, as samples of the pool, and how far they are.
+
+        With a reference they are of that, and only the distances are given.
+        """
         policy = self.options.policy
         if self.known is None:
-            return self.snapshot.neighbours(rows, policy.searched)[1]
+            found, distances = self.snapshot.neighbours(rows, policy.searched)
+            places = np.searchsorted(self.snapshot.live_rows(), found)
+            return np.where(found < 0, -1, places).astype(np.int32), distances
         sample_ids, vectors = self.snapshot.sample_ids.take(rows), self.snapshot.read(rows)
-        return self.known.others(sample_ids, vectors, policy.neighbours)
+        distances = self.known.others(sample_ids, vectors, policy.neighbours)
+        return np.empty((len(rows), 0), np.int32), distances
 
 
 class Score(beam.DoFn):
@@ -126,7 +132,7 @@ class Score(beam.DoFn):
             return
         snapshot = _open(options)
         sample_ids = np.asarray(snapshot.sample_ids.take(snapshot.live_rows()))
-        distances = np.concatenate([np.load(path) for path in sorted(gathered[1])])
+        nearest, distances = _gather(gathered[1])
         known = np.zeros(len(sample_ids), dtype=bool)
         baseline = None
         if options.reference is not None:
@@ -135,6 +141,8 @@ class Score(beam.DoFn):
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
         pool, uris = self.read(sample_ids[~known], distances[~known])
+        if options.reference is None:
+            pool = replace(pool, neighbours=nearest)
         reviews = read_reviews(snapshot, options.verdicts)
         findings = mine(pool, options.policy, baseline, reviews)
         table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
@@ -155,6 +163,12 @@ class Score(beam.DoFn):
 
     def read(self, sample_ids: Strings, distances: NDArray[np.float32]) -> tuple[Pool, list[str]]:
         return read_pool(self.options, sample_ids.tolist(), distances)
+
+
+def _gather(paths: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    blocks = [np.load(path) for path in sorted(paths)]
+    rows = np.concatenate([block["rows"] for block in blocks])
+    return rows, np.concatenate([block["distances"] for block in blocks])
 
 
 def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Reviews | None:

@@ -32,12 +32,14 @@ def ordinary(rng):
             X[:odd, 3] += 1.5
             X[n - wild :] = rng.normal(size=(wild, X.shape[1]))
         embeddings = dict(zip(LEVELS, map(unit, levels), strict=True))
+        neighbours, distances = _nearest(embeddings["high"], near and near.embeddings["high"])
         pool = Pool(
             sample_ids=[f"{len(made):02x}{i:062x}" for i in range(n)],
             sources=[source] * n,
             embeddings=embeddings,
             quality={},
-            distances=_nearest(embeddings["high"], near and near.embeddings["high"]),
+            distances=distances,
+            neighbours=None if near else neighbours,
             times=None if start is None else start + np.arange(n) * np.timedelta64(1, "m"),
         )
         made.append(pool)
@@ -47,7 +49,9 @@ def ordinary(rng):
 
 
 def _nearest(vectors, among):
+    """Rows (n, k) and distances of the 100 nearest of `among`, or of the others."""
     gaps = cdist(vectors, vectors if among is None else among)
     if among is None:
         np.fill_diagonal(gaps, np.inf)
-    return np.sort(gaps, axis=1)[:, :100].astype(np.float32)
+    rows = np.argsort(gaps, axis=1, kind="stable")[:, : min(100, gaps.shape[1] - (among is None))]
+    return rows, np.take_along_axis(gaps, rows, axis=1).astype(np.float32)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from detectors.mining import Budget, Policy, mine
 from detectors.pool import Pool
@@ -12,15 +13,16 @@ from schemas.records import LEVELS
 def pool_of(low, mid, high, k=100, source="line-3", **quality):
     """A pool with exact neighbours on the high level."""
     n = len(high)
-    squares = ((high[:, None] - high[None]) ** 2).sum(axis=2)
-    np.fill_diagonal(squares, np.inf)
-    near = np.argsort(squares, axis=1)[:, : min(k, max(n - 1, 0))]
+    gaps = cdist(high, high)
+    np.fill_diagonal(gaps, np.inf)
+    near = np.argsort(gaps, axis=1)[:, : min(k, max(n - 1, 0))]
     return Pool(
         sample_ids=[f"{i:064x}" for i in range(n)],
         sources=[source] * n,
         embeddings=dict(zip(LEVELS, (low, mid, high), strict=True)),
         quality=quality,
-        distances=np.sqrt(np.take_along_axis(squares, near, axis=1)).astype(np.float32),
+        distances=np.take_along_axis(gaps, near, axis=1).astype(np.float32),
+        neighbours=near,
     )
 
 
