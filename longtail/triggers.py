@@ -2,7 +2,8 @@
 
 triggers/<name>.json holds the examples of one and what matched it so far, with the run that told.
 A verdict on a match teaches: an edge case is one more positive example, `normal` and `junk` are
-negative ones, `duplicate` says nothing.
+negative ones, `duplicate` says nothing. An example stays what it was given as in spite of verdicts.
+To a trigger made from a text all of these tell only how far to reach.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def add(
         raise UsageError("a trigger is made from samples (--from) or from a text (--text)")
     if query.text is not None and query.negative:
         raise UsageError("a trigger made from a text learns from verdicts; leave out --not")
+    _check_examples(query.name, query.positive, query.negative)
     if not _NAME.fullmatch(query.name):
         raise UsageError(
             f"'{query.name}' cannot name a trigger; take letters, digits, '-', '_' and '.', "
@@ -74,10 +76,36 @@ def add(
     if catalog.trigger(query.name).exists():
         raise UsageError(
             f"there is a trigger '{query.name}' already; take another name, or "
-            f"'longtail trigger remove {query.name}' first"
+            f"'longtail trigger remove {query.name}' first; 'longtail trigger teach "
+            f"{query.name}' gives it more examples"
         )
     if query.text is not None:
         query = replace(query, words_vector=tuple(embed(query.text).tolist()))
+    _save(catalog, query)
+    return query
+
+
+def teach(
+    catalog: Catalog,
+    name: str,
+    encoder_id: str,
+    positive: Sequence[str],
+    negative: Sequence[str],
+) -> StandingQuery:
+    """Add examples to a trigger; one that it has on the other side changes sides.
+
+    Raises NotFoundError, EncoderError for a trigger of another encoder, UsageError for no examples
+    and for one on both sides.
+    """
+    if not positive and not negative:
+        raise UsageError(f"what shall trigger '{name}' learn? give samples by --from or --not")
+    _check_examples(name, positive, negative)
+    query = _of_encoder(named(catalog, name), encoder_id)
+    query = replace(
+        query,
+        positive=_joined(query.positive, positive, without=negative),
+        negative=_joined(query.negative, negative, without=positive),
+    )
     _save(catalog, query)
     return query
 
@@ -156,12 +184,7 @@ def matches(
 
     Raises EncoderError for a trigger of another encoder.
     """
-    if query.encoder_id != encoder_id:
-        raise EncoderError(
-            f"trigger '{query.name}' is of encoder {query.encoder_id}, this is {encoder_id}; "
-            "remove it and add it again"
-        )
-    rows = snapshot.live_rows()
+    query, rows = _of_encoder(query, encoder_id), snapshot.live_rows()
     return _matches(query, snapshot, rows, snapshot.read(rows), verdicts)
 
 
@@ -178,6 +201,30 @@ def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = 
                 f"trigger {query.name}: {len(new):,} new matches, {known:,} of them flagged"
             )
     return lines
+
+
+def _of_encoder(query: StandingQuery, encoder_id: str) -> StandingQuery:
+    if query.encoder_id != encoder_id:
+        raise EncoderError(
+            f"trigger '{query.name}' is of encoder {query.encoder_id}, this is {encoder_id}; "
+            "remove it and add it again"
+        )
+    return query
+
+
+def _check_examples(name: str, positive: Sequence[str], negative: Sequence[str]) -> None:
+    both = sorted(set(positive) & set(negative))
+    if both:
+        raise UsageError(
+            f"sample {both[0][:12]} cannot be what trigger '{name}' means and what it does not; "
+            "give it by --from or by --not"
+        )
+
+
+def _joined(
+    examples: Sequence[str], more: Sequence[str], *, without: Sequence[str]
+) -> tuple[str, ...]:
+    return tuple(one for one in dict.fromkeys([*examples, *more]) if one not in without)
 
 
 def _matches(
@@ -207,16 +254,16 @@ def _learned(
     vectors: NDArray[np.float32],
 ) -> Trigger | None:
     """The trigger as its examples and the verdicts on its matches make it."""
-    judged = {one: verdicts[one].label for one in query.matched if one in verdicts}
+    told_of = query.matched.keys() - {*query.positive, *query.negative}
+    judged = {one: verdicts[one].label for one in told_of if one in verdicts}
     yes = [one for one, label in judged.items() if label == "edge_case"]
     no = [one for one, label in judged.items() if label in _SAYS_NO]
+    positive = _stored(snapshot, [*query.positive, *yes])
+    negative = _stored(snapshot, [*query.negative, *no])
     if query.text is not None:
         words = np.array([query.words_vector], dtype=np.float32)
-        return learn_from_words(words, _stored(snapshot, yes), _stored(snapshot, no), vectors)
-    positive = _stored(snapshot, [*query.positive, *yes])
-    if not len(positive):
-        return None
-    return learn(positive, _stored(snapshot, [*query.negative, *no]), vectors)
+        return learn_from_words(words, positive, negative, vectors)
+    return learn(positive, negative, vectors) if len(positive) else None
 
 
 def _stored(snapshot: Snapshot, sample_ids: Sequence[str]) -> NDArray[np.float32]:

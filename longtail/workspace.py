@@ -358,11 +358,28 @@ class Workspace:
         query = StandingQuery(
             name,
             self.jobs.encoder.id,
-            tuple(map(self.resolve, sample_ids)),
-            tuple(map(self.resolve, unlike)),
+            self._resolved(sample_ids),
+            self._resolved(unlike),
             text,
         )
         return triggers.add(self.catalog, query, self._finder.vector_of_text)
+
+    def teach_trigger(
+        self, name: str, sample_ids: Sequence[str] = (), *, unlike: Sequence[str] = ()
+    ) -> StandingQuery:
+        """Give a trigger more examples, and more of what is not meant; the latest word counts.
+
+        A trigger made from a text learns from them how far to reach. Raises NotFoundError for an
+        unknown trigger or sample, UsageError without an example, EncoderError for a trigger of
+        another encoder.
+        """
+        return triggers.teach(
+            self.catalog,
+            name,
+            self.jobs.encoder.id,
+            self._resolved(sample_ids),
+            self._resolved(unlike),
+        )
 
     def triggers(self) -> list[StandingQuery]:
         """All triggers, by name."""
@@ -436,6 +453,10 @@ class Workspace:
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
         return self._finder.resolve(prefix)
+
+    def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
+        """Each sample once, in order."""
+        return tuple(dict.fromkeys(map(self.resolve, prefixes)))
 
     def _flagged_at(self, run_id: str) -> list[str]:
         """What stood flagged when a run ended, whether it mined or found nothing new."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from longtail.cli.common import (
     SAMPLE_ID_DIGITS,
@@ -19,6 +22,7 @@ from longtail.cli.common import (
 
 if TYPE_CHECKING:
     from longtail.triggers import StandingQuery
+    from longtail.workspace import Workspace
 
 
 def suggest(
@@ -51,21 +55,43 @@ trigger = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Name = Annotated[str, typer.Argument(help="The trigger.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The trigger; comes first.")]
+LikeOption = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="SAMPLE_ID...", help="Examples.", show_default=False),
+]
+UnlikeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--not", metavar="SAMPLE_ID...", help="Examples of what is not meant.", show_default=False
+    ),
+]
 
 
-@trigger.command()
+class _TakesExamples(TyperCommand):
+    """A command whose `--from` and `--not` take several ids each, which Click's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_one_each(args)))
+
+
+def _one_each(words: Iterable[str]) -> Iterator[str]:
+    """`--from A B` as `--from A --from B`."""
+    option = ""
+    for before, word in pairwise(["", *words]):
+        if word.startswith("-"):
+            option = word.partition("=")[0]
+        elif option in ("--from", "--not") and before != option:
+            yield option
+        yield word
+
+
+@trigger.command(cls=_TakesExamples)
 def add(
     name: Name,
     workspace: WorkspaceOption = None,
-    like: Annotated[
-        list[str] | None,
-        typer.Option("--from", help="A sample as example; may be repeated.", show_default=False),
-    ] = None,
-    unlike: Annotated[
-        list[str] | None,
-        typer.Option("--not", help="A sample of what is not meant; repeat.", show_default=False),
-    ] = None,
+    like: LikeOption = None,
+    unlike: UnlikeOption = None,
     text: Annotated[
         str | None,
         typer.Option(help="Words, for an encoder that embeds text.", show_default=False),
@@ -74,10 +100,31 @@ def add(
 ) -> None:
     """Ask every later run for more like some samples, or like words.
 
-    Example: longtail trigger add cracks -w my-workspace --from 3f2a9c01b7de
+    Example: longtail trigger add cracks -w my-workspace --from 3f2a9c01b7de 81cc03d5a2f6
     """
     opened = open_workspace(workspace)
     opened.add_trigger(name, like or (), unlike=unlike or (), text=text)
+    _print_matching(opened, name, as_json)
+
+
+@trigger.command(cls=_TakesExamples)
+def teach(
+    name: Name,
+    workspace: WorkspaceOption = None,
+    like: LikeOption = None,
+    unlike: UnlikeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a trigger more examples; a sample may change sides.
+
+    Example: longtail trigger teach cracks -w my-workspace --from 81cc03d5a2f6 --not 05d1e7b2c9aa
+    """
+    opened = open_workspace(workspace)
+    opened.teach_trigger(name, like or (), unlike=unlike or ())
+    _print_matching(opened, name, as_json)
+
+
+def _print_matching(opened: Workspace, name: str, as_json: bool) -> None:
     matching = len(opened.matches(name))
     if as_json:
         print_json({"trigger": name, "matches": matching})

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from longtail import Workspace
+from schemas.errors import EncoderError
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def test_a_run_tells_its_new_matches_once(
 ) -> None:
     w = workspace.root
     near = workspace.query(sample_id=example, k=2)["sample_id"].to_pylist()[1]
-    added = longtail("trigger", "add", "like-this", "-w", w, "--from", example[:12], "--from", near)
-    assert added.code == 0
+    added = longtail("trigger", "add", "like-this", "-w", w, "--from", example[:12], near)
+    assert added.code == 0, added.err
     told = longtail("run", "-w", w, bright_copy(workspace, example, tmp_path / "copy.jpg"))
     copy = workspace.query(tmp_path / "copy.jpg", k=1)["sample_id"][0].as_py()
     line = next(line for line in told.out.splitlines() if "trigger like-this: " in line)
@@ -75,6 +76,47 @@ def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
     assert set(before) <= {match.sample_id for match in workspace.matches("wide")}
 
 
+def test_examples_may_be_given_together_or_one_by_one(
+    longtail, workspace: Workspace, example: str
+) -> None:
+    w, near = workspace.root, workspace.query(sample_id=example, k=5)["sample_id"].to_pylist()
+    for number, words in enumerate(
+        (
+            ("--from", near[0], near[1], "--not", near[3], near[4]),
+            ("--from", near[0], f"--not={near[3]}", near[4], "--from", near[1], near[0][:12]),
+            ("--not", near[3], "--from", near[0], near[1], "--not", near[4]),
+        )
+    ):
+        added = longtail("trigger", "add", f"odd-{number}", "-w", w, *words)
+        assert added.code == 0, added.err
+        made = longtail("trigger", "list", "-w", w, "--json").json[number]
+        assert (made["positive"], made["negative"]) == (near[:2], near[3:])
+
+
+def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> None:
+    w, near = workspace.root, workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
+
+    def taught(*words: str) -> tuple[list[str], list[str], set[str]]:
+        told = longtail("trigger", "teach", "odd", "-w", w, *words)
+        assert told.code == 0, told.err
+        (made,) = longtail("trigger", "list", "-w", w, "--json").json
+        shown = longtail("trigger", "show", "odd", "-w", w, "--json").json
+        assert told.out.startswith(f"trigger odd: {len(shown):,} samples match now")
+        return made["positive"], made["negative"], {match["sample_id"] for match in shown}
+
+    workspace.add_trigger("odd", near[:2])
+    positive, _, wide = taught("--from", near[5], near[1][:12])
+    assert positive == [near[0], near[1], near[5]]
+    assert {near[2], near[3]} < wide
+    workspace.mine()
+    workspace.verdict([near[2]], "edge_case")
+    positive, negative, narrow = taught("--not", near[5], near[2])
+    assert (positive, negative) == (near[:2], [near[5], near[2]])
+    assert narrow < wide - {near[2], near[5]}  # the example stands over the verdict
+    positive, negative, _ = taught("--from", near[2])
+    assert (positive, negative) == (near[:3], [near[5]])
+
+
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
     near = workspace.query(sample_id=example, k=4)["sample_id"].to_pylist()
     workspace.add_trigger("odd", near[:2], unlike=[near[2]])
@@ -93,6 +135,8 @@ def test_a_trigger_of_another_encoder_is_left_alone(workspace: Workspace, exampl
     path.write_text(path.read_text().replace(workspace.jobs.encoder.id, "other-0123456789ab"))
     workspace.mine()
     assert workspace.triggers()[0].matched == {}
+    with pytest.raises(EncoderError, match="trigger 'odd' is of encoder other-0123456789ab"):
+        workspace.teach_trigger("odd", [example])
     shutil.rmtree(workspace.root / "triggers")
     assert workspace.triggers() == []
 
@@ -106,6 +150,11 @@ def test_mistakes_get_one_line(longtail, workspace: Workspace, example: str) -> 
         (("add", "new"), "made from samples (--from) or from a text (--text)"),
         (("add", "new", "--from", "0123456789ab"), "there is no sample whose id starts"),
         (("add", "new", "--text", "a crack"), "embeds images only, no text"),
+        (("add", "new", "--from", example, "--not", example), "cannot be what trigger 'new' means"),
+        (("teach", "cracks"), "what shall trigger 'cracks' learn? give samples by --from or --not"),
+        (("teach", "cracks", "--not", example, "--from", example), "cannot be what"),
+        (("teach", "cracks", "--not", "0123456789ab"), "there is no sample whose id starts"),
+        (("teach", "none", "--from", example), "no trigger 'none'; there are: cracks"),
         (("show", "none"), "no trigger 'none'; there are: cracks"),
         (("remove", "none"), "no trigger 'none'"),
     ):
