@@ -100,7 +100,7 @@ def add(
 ) -> None:
     """Ask every later run for more like some samples, or like words.
 
-    Example: longtail trigger add cracks -w my-workspace --from 3f2a9c01b7de 81cc03d5a2f6
+    Example: longtail trigger add cracks -w my-workspace --from 3f2a9c 81cc03
     """
     opened = open_workspace(workspace)
     opened.add_trigger(name, like or (), unlike=unlike or (), text=text)
@@ -117,7 +117,7 @@ def teach(
 ) -> None:
     """Give a trigger more examples; a sample may change sides.
 
-    Example: longtail trigger teach cracks -w my-workspace --from 81cc03d5a2f6 --not 05d1e7b2c9aa
+    Example: longtail trigger teach cracks -w my-workspace --not 05d1e7
     """
     opened = open_workspace(workspace)
     opened.teach_trigger(name, like or (), unlike=unlike or ())

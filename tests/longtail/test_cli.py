@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
+from typer.main import get_command
 
 from longtail import Workspace, __version__
 from longtail.cli import app
@@ -34,25 +36,40 @@ SUMMARY_FIELDS = {
 }
 
 
-def test_every_command_has_a_sentence_an_example_and_help(longtail) -> None:
-    for command in app.registered_commands:
-        assert command.callback is not None
-        name = command.callback.__name__
-        lines = (command.callback.__doc__ or "").strip().splitlines()
-        assert lines[0].endswith("."), name
-        assert lines[-1].strip().startswith(f"Example: longtail {name}"), name
-        helped = longtail(name, "--help")
-        assert helped.code == 0
-        assert "Example:" in helped.out
+def commands(group: Any, *words: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The words that call each command, and its documentation; those of groups among them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *words, name)
+        else:
+            yield (*words, name), command.help or ""
 
 
-def test_help_shows_every_sentence_whole(longtail, monkeypatch: pytest.MonkeyPatch) -> None:
+COMMANDS = dict(commands(get_command(app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_a_sentence_an_example_and_help(
+    longtail, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    commands = longtail("--help").out.partition("Commands:")[2]
-    assert len(commands.strip().splitlines()) == len(app.registered_commands) + len(
-        app.registered_groups
-    )
-    assert "..." not in commands
+    lines = COMMANDS[words].splitlines()
+    assert lines[0].endswith(".")
+    assert lines[-1].startswith(f"Example: longtail {' '.join(words)}")
+    helped = longtail(*words, "--help")
+    assert helped.code == 0
+    assert lines[-1] in helped.out  # on one line, to be copied
+
+
+@pytest.mark.parametrize("group", [(), ("trigger",)], ids=["longtail", "trigger"])
+def test_help_shows_every_sentence_whole(
+    longtail, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = longtail(*group, "--help").out.partition("Commands:")[2].strip().splitlines()
+    below = {words[len(group)] for words in COMMANDS if words[: len(group)] == group}
+    assert {line.split()[0] for line in shown} == below
+    assert all(line.endswith(".") and not line.endswith("...") for line in shown)
 
 
 def test_help_imports_neither_torch_nor_beam() -> None:
