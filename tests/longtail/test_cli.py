@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from typer.main import get_command
 
@@ -20,10 +17,6 @@ from longtail import Workspace, __version__
 from longtail.cli import app
 from longtail.cli.common import print_flags
 from longtail.cli.progress import line
-from longtail.doctor import examine
-from longtail.runs import start
-from longtail.settings import Settings
-from pipelines.curate import dataset
 from pipelines.progress import Progress
 from schemas.errors import RejectReason
 
@@ -267,29 +260,6 @@ def test_python_m_longtail_calls_itself_longtail() -> None:
     assert "Usage: longtail flags" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def test_another_run_holds_the_workspace(longtail, workspace: Workspace) -> None:
-    with start(workspace.catalog, command="run"):
-        told = longtail("mine", "-w", workspace.root)
-    assert told.code == 4
-    assert "another run holds" in told.err
-
-
-def test_a_failed_audit_exits_3_and_publishes_nothing(
-    longtail, empty: Workspace, make_broken: Callable[[Path], object], tmp_path: Path
-) -> None:
-    make_broken(tmp_path / "images")
-    told = longtail("run", "-w", empty.root, tmp_path / "images")
-    assert told.code == 3
-    assert "rejected_share" in told.err
-    assert longtail("status", "-w", empty.root, "--json").json["rejects"] == 0
-    failure = longtail("status", "-w", empty.root, "--json").json["last_failure"]
-    assert failure["command"] == "run"
-    assert told.err == f"longtail: {failure['error']}\n"
-    assert failure["run_id"] in longtail("status", "-w", empty.root).out
-    validation = next((empty.root / "runs").glob("*/validation.json"))
-    assert json.loads(validation.read_text())[0]["success"] is False
-
-
 def test_500_images_with_20_broken_ones(
     longtail,
     empty: Workspace,
@@ -307,167 +277,10 @@ def test_500_images_with_20_broken_ones(
     assert {Path(row["uri"]).name: row["reason"] for row in rows} == reasons
 
 
-def test_from_flag_to_dataset_and_back(longtail, workspace: Workspace, tmp_path: Path) -> None:
-    w = workspace.root
-    ids = [flag.sample_id for flag in workspace.flags()[:4]]
-    given = longtail("verdict", "-w", w, ids[0][:12], ids[1], "edge_case", "--tag", "crack")
-    assert given.out.startswith("2 recorded as edge_case")
-    longtail("verdict", "-w", w, ids[2], "edge_case", "--reviewer", "ada", "--note", "odd")
-    longtail("verdict", "-w", w, ids[2], "junk")  # the latest counts
-    assert workspace.verdicts.latest()[ids[2]].label == "junk"
-
-    curated = longtail("curate", "-w", w, "cracks", "--json").json
-    assert curated == {
-        **{"dataset": "cracks", "version": 0, "added": 2, "rejected": {}, "samples": 2},
-    }
-    assert longtail("curate", "-w", w, "cracks", "--json").json == {**curated, "added": 0}
-    more = longtail("curate", "-w", w, "cracks", "--top", 4, "--json").json
-    assert (more["version"], more["added"], more["samples"]) == (1, 1, 3)
-
-    exported = longtail("export", "-w", w, "cracks", tmp_path / "hf", "--format", "hf", "--json")
-    assert exported.json["samples"] == 3
-    rows = datasets.load_dataset(
-        str(tmp_path / "hf"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    by_id = {row["sample_id"]: row for row in rows}
-    assert set(by_id) == {ids[0], ids[1], ids[3]}
-    assert by_id[ids[0]]["tags"] == ["crack"]
-    assert by_id[ids[0]]["label"] == "edge_case"
-    assert by_id[ids[3]]["label"] is None
-    assert by_id[ids[0]]["image"].size == (300, 300)
-    assert by_id[ids[0]]["run_id"] == workspace.flags()[0].run_id
-    assert by_id[ids[0]]["uri"] == workspace.flags()[0].uri
-
-    old = longtail("export", "-w", w, "cracks", tmp_path / "old", "--version", 0, "--json").json
-    assert old["samples"] == 2
-    folder = longtail("export", "-w", w, "cracks", tmp_path / "if", "--format", "imagefolder")
-    assert folder.code == 0
-    assert len(list((tmp_path / "if" / "images").iterdir())) == 3
-    assert longtail("export", "-w", w, "cracks", tmp_path / "if").code == 2
-    assert (
-        "versions are 0 to 1"
-        in longtail(*("export", "-w", w, "cracks", tmp_path / "new", "--version", 9)).err
-    )
-
-
-def test_a_verdict_keeps_the_score_of_its_run(longtail, workspace: Workspace) -> None:
-    flag = workspace.flags(kind="outlier")[-1]
-    longtail("verdict", "-w", workspace.root, flag.sample_id, "edge_case")
-    longtail("mine", "-w", workspace.root, "--budget", 1)
-    assert flag.sample_id not in {other.sample_id for other in workspace.flags()}
-
-    longtail("curate", "-w", workspace.root, "kept")
-
-    row = dataset(workspace.catalog, "kept").read().to_pylist()[0]
-    assert (row["run_id"], row["score"]) == (flag.run_id, pytest.approx(flag.score))
-
-
-def test_curate_refuses_what_is_no_longer_there(
-    longtail, empty: Workspace, photographs: Path, tmp_path: Path
-) -> None:
-    images = []
-    for name, path in zip("abcd", sorted(photographs.iterdir()), strict=False):
-        images.append(shutil.copy(path, tmp_path / f"{name}.png"))
-    shutil.copy(images[3], tmp_path / "second-name.png")
-    longtail("run", "-w", empty.root, *sorted(tmp_path.glob("*.png")))
-    ids = empty.catalog.samples.read(["uri", "sample_id"]).to_pylist()
-    longtail("verdict", "-w", empty.root, *(row["sample_id"] for row in ids), "edge_case")
-    Path(images[0]).unlink()
-    shutil.copy(images[2], images[1])
-    Path(images[3]).unlink()  # its other name still holds it
-
-    curated = longtail("curate", "-w", empty.root, "all", "--json").json
-
-    assert curated["rejected"] == {"unreadable": 1, "changed": 1}
-    assert curated["added"] == 2
-
-
-def test_doctor_finds_nothing_wrong(longtail, mined: Workspace) -> None:
-    checks = longtail("doctor", "-w", mined.root, "--json")
-    assert checks.code == 0
-    assert {check["name"] for check in checks.json} >= {"faiss", "encoder", "runner", "disk"}
-    assert all(check["ok"] for check in checks.json)
-
-
-def test_doctor_says_what_is_wrong(longtail, workspace: Workspace) -> None:
-    (workspace.root / "longtail.yaml").write_text("encoder: vit-99\nrunner: Abacus\n")
-    told = longtail("doctor", "-w", workspace.root)
-    assert told.code == 1
-    assert "BAD  encoder" in told.out
-    assert "vit-99" in told.out
-    assert "BAD  runner        runner is 'Abacus'" in told.out
-
-
-@pytest.mark.parametrize(
-    ("option", "ok"), [("flink_master", True), ("spark_master_url", True), ("flink_mister", False)]
-)
-def test_doctor_checks_the_options_of_a_runner(tmp_path: Path, option: str, ok: bool) -> None:
-    given = Settings(flags={"runner": "FlinkRunner", "runner_options": {option: "host:8081"}})
-    checks = {check.name: check for check in examine(tmp_path, given)}
-    assert checks["runner"].ok is ok
-    assert ("Beam knows FlinkRunner" if ok else option) in checks["runner"].found
-
-
 def test_progress_without_a_terminal_is_a_line() -> None:
     progress = Progress(todo=100, done=40, rejected=2)
     assert line("ingest", progress, 4.0) == "ingest: 40 of 100, 10/s, 2 rejected, 6 s left"
     assert line("ingest", Progress(), 0.0) == "ingest: 0 of 0, 0/s"
-
-
-def test_killed_at_any_moment_and_run_again(
-    make_photographs: Callable[[Path, int], list[Path]], tmp_path: Path
-) -> None:
-    """Ten runs, each killed at another moment, end with the tables of one that was left alone."""
-    import numpy as np
-
-    make_photographs(tmp_path / "images", 48)
-
-    def command(root: Path) -> list[str]:
-        return [
-            *(sys.executable, "-m", "longtail", "run", "-w", str(root)),
-            *(str(tmp_path / "images"), "--set", "batch_size=2", "--budget", "5"),
-        ]
-
-    whole = Workspace.create(tmp_path / "whole")
-    begun = time.monotonic()
-    subprocess.run(command(whole.root), check=True, capture_output=True)
-    duration = time.monotonic() - begun
-
-    killed = Workspace.create(tmp_path / "killed")
-    moments = np.random.default_rng(0).uniform(0.1, 1.0, 10) * duration
-    for moment in sorted(moments):
-        process = subprocess.Popen(
-            command(killed.root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(moment)
-        process.kill()
-        process.wait()
-    ended = subprocess.run(command(killed.root), capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-
-    assert contents(killed) == contents(whole)
-    assert killed.report() is not None
-    os.sync()
-
-
-def contents(workspace: Workspace) -> dict[str, list[dict[str, object]]]:
-    """The tables' rows without what differs from run to run, in an order of their own."""
-    catalog = workspace.catalog
-    tables = {
-        "samples": catalog.samples.read(),
-        "uris": catalog.uris.read(),
-        "rejects": catalog.rejects.read(),
-        "scores": catalog.scores.read(),
-    }
-    return {
-        name: sorted(
-            table.drop_columns(
-                [column for column in ("run_id", "ingested_at") if column in table.column_names]
-            ).to_pylist(),
-            key=lambda row: str(row["uri"]),
-        )
-        for name, table in tables.items()
-    }
 
 
 def test_encoders_lists_what_can_be_used_and_how_to_get_the_rest(longtail) -> None:
