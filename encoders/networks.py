@@ -1,4 +1,4 @@
-"""What every family of models gives: a torch network that is found and described, not yet built."""
+"""Networks: found and described by every family of models, and at work behind an encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoders.base import Preprocess
-from schemas.records import Level
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.base import Embeddings, EncoderInfo, Pixels, Preprocess, Run, unit_norm
+from schemas.records import LEVELS, Level
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +33,41 @@ class Network:
     weights_sha256: str
     build: Callable[[], nn.Module]
     build_patches: Callable[[], nn.Module] | None = None
+
+
+class NetworkEncoder:
+    """An `Encoder` over a network that a backend runs."""
+
+    def __init__(self, info: EncoderInfo, run: Run) -> None:
+        self.info = info
+        self._run = run
+        self._levels = tuple(level for level in LEVELS if level in info.dimensions)
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        vectors = self._run(_checked(pixels, self.info))
+        return dict(zip(self._levels, map(unit_norm, vectors), strict=True))
+
+
+class NetworkPatchEncoder:
+    """A `PatchEncoder` over a network that a backend runs."""
+
+    def __init__(self, info: EncoderInfo, run: Run) -> None:
+        self.info = info
+        self._run = run
+
+    def encode_patches(self, pixels: Pixels) -> NDArray[np.float32]:
+        (maps,) = self._run(_checked(pixels, self.info))
+        return unit_norm(maps.transpose(0, 2, 3, 1))
+
+
+def _checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
+    """The pixels, if they are what the encoder takes. Raises ValueError."""
+    size = info.preprocess.size
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"{info.name} takes uint8 (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
+        )
+    return pixels
 
 
 def sha256_of_files(paths: Iterable[Path]) -> str:

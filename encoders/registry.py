@@ -12,36 +12,31 @@ vectors:NAME                vectors of one's own, of a model that longtail does 
 
 from __future__ import annotations
 
-import functools
 import importlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 from encoders import hardware, pretrained
 from encoders.base import (
-    Embeddings,
     Encoder,
     EncoderInfo,
     PatchEncoder,
-    Pixels,
     Precision,
     Run,
     TextEncoder,
-    unit_norm,
 )
 from encoders.hardware import Device
-from encoders.networks import Network
+from encoders.networks import Network, NetworkEncoder, NetworkPatchEncoder
 from schemas.errors import EncoderError
 from schemas.records import LEVELS, Level
 
 if TYPE_CHECKING:
-    from encoders.backends import PixelsToVectors
+    from torch import nn
+
+T = TypeVar("T")
 
 DEFAULT = "efficientnet-lite0"
 
@@ -52,6 +47,12 @@ class Options(TypedDict, total=False):
     device: str
     precision: Precision | Literal["auto"]
     trust_remote_code: bool
+
+
+class LoadOptions(Options, total=False):
+    """These, and for how many threads at once an encoder is loaded."""
+
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,54 +136,10 @@ def load(
         info = describe(spec, precision=precision)
         where = hardware.find_device(device).name
         return NetworkEncoder(info, _module("onnx").start(target, device=where, threads=threads))
-    from encoders.backends import PixelsToVectors
-
     network = _network(spec, trust_remote_code)
     info = _describe(spec, network, device, precision)
-    module = PixelsToVectors(network.build(), info.preprocess)
-    return NetworkEncoder(info, _start(module, info, device, workers, threads, compile_))
-
-
-_sharing = threading.Lock()
-
-
-@functools.lru_cache(maxsize=1)
-def _kept(*key: object) -> dict[str, Encoder]:
-    """By device, of the one encoder that is kept."""
-    return {}
-
-
-@functools.lru_cache(maxsize=1)
-def _kept_patches(*key: object) -> dict[str, PatchEncoder]:
-    return {}
-
-
-def share(
-    spec: str = DEFAULT,
-    *,
-    device: str = "auto",
-    precision: Precision | Literal["auto"] = "auto",
-    workers: int = 1,
-    trust_remote_code: bool = False,
-    compile_: bool = False,
-) -> Encoder:
-    """The encoder that all of this process share: loaded on first use, kept until another is.
-
-    One of each device is kept, so that every GPU can have workers.
-    """
-    device = hardware.find_device(device).name
-    with _sharing:
-        kept = _kept(spec, precision, workers, trust_remote_code, compile_)
-        if device not in kept:
-            kept[device] = load(
-                spec,
-                device=device,
-                precision=precision,
-                workers=workers,
-                trust_remote_code=trust_remote_code,
-                compile_=compile_,
-            )
-        return kept[device]
+    run = _start(network.build(), info, device, workers, threads, compile_=compile_)
+    return NetworkEncoder(info, run)
 
 
 def load_patches(
@@ -201,11 +158,9 @@ def load_patches(
         return _module("custom").load(target)  # type: ignore[no-any-return]
     network = _network(spec, trust_remote_code)
     assert network.build_patches is not None
-    from encoders.backends import PixelsToVectors
-
     info = _describe(spec, network, device, precision)
-    module = PixelsToVectors(network.build_patches(), info.preprocess, pooled=False)
-    return NetworkPatchEncoder(info, _start(module, info, device, workers, threads, False))
+    run = _start(network.build_patches(), info, device, workers, threads, pooled=False)
+    return NetworkPatchEncoder(info, run)
 
 
 def check_patches(spec: str) -> None:
@@ -221,27 +176,36 @@ def check_patches(spec: str) -> None:
         )
 
 
-def share_patches(
-    spec: str = DEFAULT,
-    *,
-    device: str = "auto",
-    precision: Precision | Literal["auto"] = "auto",
-    workers: int = 1,
-    trust_remote_code: bool = False,
-) -> PatchEncoder:
+def share(
+    spec: str = DEFAULT, *, compile_: bool = False, **options: Unpack[LoadOptions]
+) -> Encoder:
+    """The encoder that all of this process share: loaded on first use, kept until another is.
+
+    One of each device is kept, so that every GPU can have workers.
+    """
+    return _shared(load, spec, compile_=compile_, **options)
+
+
+def share_patches(spec: str = DEFAULT, **options: Unpack[LoadOptions]) -> PatchEncoder:
     """As `share`, for the encoder of patches."""
-    device = hardware.find_device(device).name
+    return _shared(load_patches, spec, **options)
+
+
+_sharing = threading.Lock()
+_kept: dict[Callable[..., Any], tuple[object, dict[str, Any]]] = {}
+"""By the function that loads: what it was asked for, and what it gave by device."""
+
+
+def _shared(load: Callable[..., T], spec: str, *, device: str = "auto", **options: Any) -> T:
+    device, asked = hardware.find_device(device).name, (spec, options)
     with _sharing:
-        kept = _kept_patches(spec, precision, workers, trust_remote_code)
-        if device not in kept:
-            kept[device] = load_patches(
-                spec,
-                device=device,
-                precision=precision,
-                workers=workers,
-                trust_remote_code=trust_remote_code,
-            )
-        return kept[device]
+        if load not in _kept or _kept[load][0] != asked:
+            _kept[load] = asked, {}
+        _, by_device = _kept[load]
+        if device not in by_device:
+            by_device[device] = load(spec, device=device, **options)
+        encoder: T = by_device[device]
+        return encoder
 
 
 def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
@@ -285,41 +249,6 @@ def available() -> list[Available]:
         for family in FAMILIES.values()
     ]
     return ours + others
-
-
-class NetworkEncoder:
-    """An `Encoder` over a network that a backend runs."""
-
-    def __init__(self, info: EncoderInfo, run: Run) -> None:
-        self.info = info
-        self._run = run
-        self._levels = tuple(level for level in LEVELS if level in info.dimensions)
-
-    def encode(self, pixels: Pixels) -> Embeddings:
-        vectors = self._run(checked(pixels, self.info))
-        return dict(zip(self._levels, map(unit_norm, vectors), strict=True))
-
-
-class NetworkPatchEncoder:
-    """A `PatchEncoder` over a network that a backend runs."""
-
-    def __init__(self, info: EncoderInfo, run: Run) -> None:
-        self.info = info
-        self._run = run
-
-    def encode_patches(self, pixels: Pixels) -> NDArray[np.float32]:
-        (maps,) = self._run(checked(pixels, self.info))
-        return unit_norm(maps.transpose(0, 2, 3, 1))
-
-
-def checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
-    """The pixels, if they are what the encoder takes. Raises ValueError."""
-    size = info.preprocess.size
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
-        raise ValueError(
-            f"{info.name} takes uint8 (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
-        )
-    return pixels
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -407,20 +336,23 @@ def _precision(wanted: Precision | Literal["auto"], device: Device) -> Precision
 
 
 def _start(
-    network: PixelsToVectors,
+    network: nn.Module,
     info: EncoderInfo,
     device: str,
     workers: int,
     threads: int,
-    compile_: bool,
+    *,
+    pooled: bool = True,
+    compile_: bool = False,
 ) -> Run:
+    from encoders.backends import PixelsToVectors, openvino_cpu, torch_cpu
+
+    module = PixelsToVectors(network, info.preprocess, pooled=pooled)
     target, size = hardware.find_device(device), info.preprocess.size
     if target.is_cuda:
         from encoders.cuda import cuda
 
-        return cuda(network, size, target.name, info.precision, compile_=compile_)
-    from encoders.backends import openvino_cpu, torch_cpu
-
+        return cuda(module, size, target.name, info.precision, compile_=compile_)
     if info.backend == "openvino":
-        return openvino_cpu(network, size, info.precision, threads, workers)
-    return torch_cpu(network, size, info.precision, threads, compile_=compile_)
+        return openvino_cpu(module, size, info.precision, threads, workers)
+    return torch_cpu(module, size, info.precision, threads, compile_=compile_)

@@ -208,6 +208,14 @@ def short_uri(uri: str) -> str:
     return "/".join(uri.rsplit("/", 2)[-2:])
 
 
+def print_titled(lines: Iterable[tuple[str, str]]) -> None:
+    """Values behind their titles, a title that is the last one's left out."""
+    before = ""
+    for title, value in lines:
+        print(f"{title if title != before else '':<10} {value}")
+        before = title
+
+
 def print_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],

@@ -15,6 +15,7 @@ from longtail.cli.common import (
     WorkspaceOption,
     open_workspace,
     print_json,
+    print_titled,
     short_uri,
 )
 from schemas.errors import UsageError
@@ -47,12 +48,7 @@ def explain(
     if as_json:
         print_json(asdict(explanation))
         return
-    name = ""
-    for title, value in _lines(explanation):
-        print(f"{title if title != name else '':<10} {value}")
-        name = title
-    if drawn:
-        print(f"{'heat map':<10} {drawn}")
+    print_titled([*_lines(explanation), *([("heat map", drawn)] if drawn else [])])
 
 
 def _draw(opened: Workspace, sample_id: str, file: Path) -> str:

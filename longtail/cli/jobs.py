@@ -59,10 +59,7 @@ def run(
     Example: longtail run -w my-workspace photos/ --source line-3
     """
     opened = open_workspace(workspace, assignments, budget=budget, fdr=fdr, reference=reference)
-    summary = opened.run(inputs, source, save_reference)
-    print_summary(summary, as_json)
-    if not as_json:
-        _print_mined(opened, summary)
+    _print_mined(opened, opened.run(inputs, source, save_reference), as_json)
 
 
 def ingest(
@@ -192,10 +189,7 @@ def mine(
     Example: longtail mine -w my-workspace --budget 2%
     """
     opened = open_workspace(workspace, assignments, budget=budget, fdr=fdr, reference=reference)
-    summary = opened.mine(save_reference)
-    print_summary(summary, as_json)
-    if not as_json:
-        _print_mined(opened, summary)
+    _print_mined(opened, opened.mine(save_reference), as_json)
 
 
 def references(
@@ -224,10 +218,13 @@ def references(
         )
 
 
-def _print_mined(opened: Workspace, summary: RunSummary) -> None:
-    """What a run has to say, or why it flagged nothing, and where the report is."""
+def _print_mined(opened: Workspace, summary: RunSummary, as_json: bool) -> None:
+    """What a run did and has to say, or why it flagged nothing, and where the report is."""
     from longtail.runs import newest_mining_run
 
+    print_summary(summary, as_json)
+    if as_json:
+        return
     newest = newest_mining_run(opened.catalog)
     if newest is None or not opened.index_status()["vectors"]:
         print("nothing is indexed; 'longtail run' ingests images")

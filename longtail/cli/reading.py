@@ -18,6 +18,7 @@ from longtail.cli.common import (
     print_flags,
     print_json,
     print_table,
+    print_titled,
 )
 from schemas.errors import UsageError
 from schemas.records import VERDICT_LABELS, FlagKind, Level, VerdictLabel
@@ -239,5 +240,4 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
         )
     if failure := state["last_failure"]:
         rows.append(("failed", f"{failure['run_id']}: {failure['command']}: {failure['error']}"))
-    for name, value in rows:
-        print(f"{name:<10} {value}")
+    print_titled(rows)

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from encoders.base import Encoder, Precision
-from encoders.registry import available, describe, load, load_patches, load_text
+from encoders.registry import (
+    available,
+    describe,
+    load,
+    load_patches,
+    load_text,
+    share,
+    share_patches,
+)
 from schemas.errors import EncoderError
 from schemas.records import LEVELS
 
@@ -49,6 +57,15 @@ def test_threads_share_an_encoder(encoder: Encoder, photographs: Photographs) ->
     with ThreadPoolExecutor(2) as threads:
         parts = threads.map(lambda part: encoder.encode(part)["high"], np.split(pixels, 10))
         assert (np.concatenate(list(parts)) * alone).sum(1).min() > 1 - 1e-3
+
+
+def test_one_encoder_of_a_kind_is_kept_until_another_is_asked_for() -> None:
+    whole, patches = share(device="cpu"), share_patches(device="cpu")
+    assert share(device="cpu") is whole
+    assert share_patches(device="cpu") is patches
+    assert share(device="cpu", precision="fp32") is not whole
+    assert share(device="cpu") is not whole
+    assert share_patches(device="cpu") is patches
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
