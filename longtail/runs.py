@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +107,7 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
     Raises WorkspaceBusyError while another does, WorkspaceError where nothing can be written.
     """
     started = datetime.now(UTC)
-    run_id = f"{started:{_STAMP}}-{secrets.token_hex(3)}"
+    run_id = f"{started:{_STAMP}}-{started.microsecond:06x}"
     run = Run(run_id, catalog.run(run_id), started, details)
     with ExitStack() as held:
         try:

@@ -21,6 +21,14 @@ def test_another_run_holds_the_workspace(longtail, workspace: Workspace) -> None
     assert "another run holds" in told.err
 
 
+def test_the_newest_run_sorts_last_also_within_a_second(empty: Workspace) -> None:
+    ids = []
+    for _ in range(20):
+        with start(empty.catalog, command="index") as run:
+            ids.append(run.run_id)
+    assert ids == sorted(set(ids))
+
+
 def test_a_failed_audit_exits_3_and_publishes_nothing(
     longtail, empty: Workspace, make_broken: Callable[[Path], object], tmp_path: Path
 ) -> None:
