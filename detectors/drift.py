@@ -34,12 +34,14 @@ class Strangeness:
 
     def against(self, before: Strangeness | None) -> str:
         """One line for people, beside the samples of the run before where there is one."""
+        if not self.samples:
+            return "no new images"
         shares = " and ".join(
-            f"{count / max(self.samples, 1):.1%} above its {q:.0%} quantile"
+            f"{count / self.samples:.1%} above its {q:.0%} quantile"
             for count, q in zip(self.above, QUANTILES, strict=True)
         )
         said = f"of {self.samples:,} new images {shares}"
-        if before is None or not before.samples or not self.samples:
+        if before is None or not before.samples:
             return said
         share = f"{before.above[0] / before.samples:.1%} of {before.samples:,} above the first"
         p_value = self.stranger_than(before)

@@ -3,7 +3,7 @@
 notes: one line each: a promise that is kept or withdrawn, a source that has shifted.
 moved: how many outliers owe their place to verdicts.
 reference: what the pool was held against, in the words of the settings, empty for nothing.
-strangeness: of the samples that were new since the run before on that reference.
+strangeness: of the samples that were new to that reference, in the newest run that had any.
 shifts: the sources that have shifted, and the run that first said so of each.
 """
 
@@ -69,16 +69,19 @@ def of_findings(
         for shift in findings.shifts
     ]
     notes = [*([drift.note] if drift else []), *shifts, *findings.notes]
-    if reviews is not None:
+    if not len(findings.score):
+        notes.append("the reference holds every sample, so that nothing is left to flag")
+    outliers = findings.kinds.count(OUTLIER)
+    if reviews is not None and outliers:
         notes.append(
-            f"{findings.moved:,} of {findings.kinds.count(OUTLIER):,} outliers owe their place to "
+            f"{findings.moved:,} of {outliers:,} outliers owe their place to "
             f"{len(reviews.sample_ids):,} verdicts"
         )
     return Notes(
         notes=tuple(notes),
         moved=findings.moved,
         reference=drift.reference if drift else "",
-        strangeness=drift.now if drift else None,
+        strangeness=drift.now if drift and drift.now.samples else before.strangeness,
         shifts=said,
     )
 

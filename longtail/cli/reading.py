@@ -44,13 +44,20 @@ def flags(
 
     Example: longtail flags -w my-workspace --top 20
     """
-    found = open_workspace(workspace).flags(run, kind, top, left=left)
+    from longtail.runs import newest_mining_run
+
+    opened = open_workspace(workspace)
+    found = opened.flags(run, kind, top, left=left)
     if as_json:
         print_json([asdict(flag) for flag in found])
     elif found:
         print_flags(found)
+    elif mined := run or newest_mining_run(opened.catalog):
+        print(
+            f"no such flags are left of run {mined}" if left else f"run {mined} has no such flags"
+        )
     else:
-        print("no flags" + (" left" if left else "") + "; 'longtail run' mines a folder of images")
+        print("no flags; 'longtail run' mines a folder of images")
 
 
 def query(

@@ -26,3 +26,4 @@ def test_a_usual_day_is_not_called_stranger():
     assert today.against(None) == (
         "of 50 new images 6.0% above its 95% quantile and 2.0% above its 99% quantile"
     )
+    assert Strangeness(0, (0, 0)).against(today) == "no new images"

@@ -108,6 +108,9 @@ def test_stranger_images_than_in_the_run_before_are_said(root: Path, tmp_path: P
     rng = np.random.default_rng(0)
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    again = opened(root, reference="source:line-3", budget=4)
+    again.mine()  # brings no image, and so hides no day before
+    assert again.notes()[0] == "by reference source:line-3, no new images"
     workspace = opened(root, reference="source:line-3")
     workspace.run([f"{tmp_path}/*.png"], source="line-4")
     assert "100.0% above its 95% quantile" in workspace.notes()[0]
@@ -147,12 +150,20 @@ def test_verdicts_clean_a_reference_and_start_a_new_run(root: Path) -> None:
     assert workspace.mine().flagged == 0  # nothing has changed since
 
 
-def test_a_reference_of_all_there_is_leaves_nothing_to_flag(root: Path) -> None:
+def test_a_reference_of_all_there_is_leaves_nothing_to_flag(longtail, root: Path) -> None:
     workspace = opened(root, reference="before:2100-01-01")
+    workspace.verdict([min(of_source(workspace, "line-3"))], "normal")
     run = workspace.mine(save_reference="all")
     assert run.flagged == 0
     assert len(known(workspace, run.run_id)) == 90
+    assert workspace.notes() == [
+        "by reference before:2100-01-01, no new images",
+        "the reference holds every sample, so that nothing is left to flag",
+    ]
     assert workspace.report() is not None
+    assert longtail("flags", "-w", root).out == f"run {run.run_id} has no such flags\n"
+    told = longtail("flags", "-w", root, "--left").out
+    assert told == f"no such flags are left of run {run.run_id}\n"
 
 
 @pytest.mark.parametrize(
