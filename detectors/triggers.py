@@ -12,6 +12,7 @@ from detectors.scores import Floats, Mask, as_matrix
 
 LONE_REACH = 0.001
 """Share of a pool that a trigger of one example reaches until verdicts say more."""
+JUST_BELOW = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def learn(
     Each positive is held against the other positives, each negative against all of them; the
     reach lies halfway between the two neighbouring distances at the best cut. Without
     negatives it is the largest distance between a positive and the next. With one positive
-    alone it takes in the nearest thousandth of the pool (n, d).
+    alone it takes in the nearest thousandth of the pool (n, d), and one sample at least.
     """
     P = as_matrix(positive)
     if len(P) == 0:
@@ -56,7 +57,9 @@ def learn(
     N = as_matrix(negative) if len(negative) else np.zeros((0, P.shape[1]))
     if len(P) == 1 and len(N) == 0:
         distances = Trigger(P, N, np.inf).distance(pool)
-        return Trigger(P, N, float(np.quantile(distances, LONE_REACH)) if len(distances) else 0.0)
+        others = distances[distances > 0]  # the example itself is of the pool
+        reach = np.quantile(others, LONE_REACH, method="lower") if len(others) else 0.0
+        return Trigger(P, N, float(reach))
     among = cdist(P, P)
     np.fill_diagonal(among, np.inf)
     inside = among.min(axis=1)[np.isfinite(among.min(axis=1))]
@@ -75,8 +78,9 @@ def learn_from_words(
     """A trigger around the embedding (1, d) of a text, whose reach the judged matches teach.
 
     Images lie far from words and near to one another, so that no image is an example beside
-    them: the confirmed (p, d) and rejected (q, d) only tell how far to reach. Until one is
-    confirmed it takes in the nearest thousandth of the pool (n, d).
+    them: the confirmed (p, d) and rejected (q, d) only tell how far to reach, and what lies nearer
+    than all of them matches in any case. Until one is confirmed it takes in the nearest thousandth
+    of the pool (n, d).
     """
     nothing = np.zeros((0, words.shape[1]))
     if not len(confirmed):
@@ -85,13 +89,16 @@ def learn_from_words(
     inside = around.distance(confirmed)
     if not len(rejected):
         return Trigger(words, nothing, float(inside.max()))
-    return Trigger(words, nothing, _best_cut(inside, around.distance(rejected)))
+    return Trigger(words, nothing, _best_cut(inside, around.distance(rejected), lowest=JUST_BELOW))
 
 
-def _best_cut(inside: Floats, outside: Floats) -> float:
-    """The threshold with the fewest of `inside` above and of `outside` below it."""
+def _best_cut(inside: Floats, outside: Floats, lowest: float = 0.5) -> float:
+    """The threshold with the fewest of `inside` above and of `outside` below it.
+
+    lowest: the first to try, as a share of the smallest distance.
+    """
     values = np.unique(np.concatenate([inside, outside]))
-    cuts = np.concatenate([[values[0] / 2], (values[:-1] + values[1:]) / 2, [values[-1]]])
+    cuts = np.concatenate([[lowest * values[0]], (values[:-1] + values[1:]) / 2, [values[-1]]])
     missed = (inside[None] > cuts[:, None]).sum(axis=1)
     wrong = (outside[None] <= cuts[:, None]).sum(axis=1)
     return float(cuts[np.argmin(missed + wrong)])

@@ -30,6 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _BLOCK = 65_536
 _SAYS_NO = ("normal", "junk")
 
+SKIPPED = "skipped_triggers"
+"""In metrics.json: the names of those that are of another encoder than the run's."""
+
 
 @dataclass(frozen=True, slots=True)
 class StandingQuery:
@@ -155,14 +158,15 @@ def record_new(
     snapshot: Snapshot,
     encoder_id: str,
     verdicts: Mapping[str, Verdict],
-) -> None:
-    """Note what matches the triggers of this encoder and did not before.
+) -> list[str]:
+    """Note what matches the triggers of this encoder and did not before; names of the others.
 
     The newest report goes where there is any, to be written anew with it.
     """
     queries = [query for query in read(catalog) if query.encoder_id == encoder_id]
+    others = [query.name for query in read(catalog) if query.encoder_id != encoder_id]
     if not queries:
-        return
+        return others
     rows = snapshot.live_rows()
     vectors = snapshot.read(rows)
     found = False
@@ -175,6 +179,7 @@ def record_new(
     newest = runs.newest_mining_run(catalog)
     if found and newest:
         (catalog.run(newest) / runs.REPORT).unlink(missing_ok=True)
+    return others
 
 
 def matches(
@@ -188,18 +193,33 @@ def matches(
     return _matches(query, snapshot, rows, snapshot.read(rows), verdicts)
 
 
-def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = False) -> list[str]:
-    """What a run found anew, one line a trigger; `since`: that run or a later one."""
-    lines = []
-    for query in read(catalog):
-        new = [
+def new_matches(catalog: Catalog, run_id: str, since: bool = False) -> dict[str, list[str]]:
+    """Sample ids by trigger that a run told of, nearest first; `since`: that run or a later one."""
+    found = {
+        query.name: [
             one for one, run in query.matched.items() if run == run_id or (since and run > run_id)
         ]
-        if new:
-            known = len(set(new) & set(flagged))
-            lines.append(
-                f"trigger {query.name}: {len(new):,} new matches, {known:,} of them flagged"
-            )
+        for query in read(catalog)
+    }
+    return {name: new for name, new in found.items() if new}
+
+
+def told(catalog: Catalog, run_id: str, flagged: Collection[str], since: bool = False) -> list[str]:
+    """What a run found anew, one line a trigger, and which triggers it could not ask.
+
+    since: found by that run or a later one.
+    """
+    lines = []
+    for name, new in new_matches(catalog, run_id, since).items():
+        known = len(set(new) & set(flagged))
+        count = f"{len(new):,} new {'match' if len(new) == 1 else 'matches'}"
+        lines.append(f"trigger {name}: {count}, {known:,} of them flagged")
+    skipped = runs.metrics(catalog, run_id).get(SKIPPED)
+    if skipped:
+        lines.append(
+            f"skipped as triggers of another encoder: {', '.join(skipped)}; remove these and add "
+            "them again"
+        )
     return lines
 
 

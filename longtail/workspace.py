@@ -398,7 +398,9 @@ class Workspace:
         snapshot = self.jobs.index_store.open()
         if snapshot is not None:
             encoder_id, latest = self.jobs.encoder.id, self.verdicts.latest()
-            triggers.record_new(self.catalog, run.run_id, snapshot, encoder_id, latest)
+            run.details[triggers.SKIPPED] = triggers.record_new(
+                self.catalog, run.run_id, snapshot, encoder_id, latest
+            )
 
     def curate(
         self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0

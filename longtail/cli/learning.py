@@ -130,7 +130,7 @@ def _print_matching(opened: Workspace, name: str, as_json: bool) -> None:
         print_json({"trigger": name, "matches": matching})
     else:
         print(
-            f"trigger {name}: {matching:,} samples match now; 'longtail trigger show {name}' "
+            f"trigger {name}: {matching:,} matching now; 'longtail trigger show {name}' "
             "lists them, verdicts on them teach it"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from longtail.report.data import (
     Card,
     Histogram,
     LevelSpread,
+    Matched,
+    Matches,
     Rejected,
     ReportData,
     Share,
@@ -33,7 +35,9 @@ from schemas.records import LEVELS
 MOST_CARDS = 60
 MOST_FAULT_CARDS = 18
 MOST_SOURCES = 8
-"""What bounds a report's size: 1 MB with 4 thumbnails a card, and 3 KB for each alike flag."""
+MOST_MATCHES = 12
+"""What bounds a report's size: 1 MB with 4 thumbnails a card, and 3 KB for each alike flag or match
+of a trigger."""
 
 _EXAMPLES = 3
 _STEPS = {"ingest": "ingested", "index": "indexed", "mine": "mined"}
@@ -71,6 +75,7 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     faults = [flag for flag in flags if flag.kind == "capture_fault"]
     cards = tuple(map(Card.of, alike(outliers)[:MOST_CARDS]))
     fault_cards = tuple(map(Card.of, alike(faults)[:MOST_FAULT_CARDS]))
+    matches = _matches(catalog, run_id, encoder, {flag.sample_id for flag in flags})
     # A run may be killed after it published its scores and before it wrote its metrics.
     summary = metrics.get("summary", {})
     return ReportData(
@@ -98,7 +103,8 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
         sources=_sources(scores),
         cards=cards,
         fault_cards=fault_cards,
-        thumbnails=thumbnails(catalog, encoder, _pictured([*cards, *fault_cards])),
+        matches=matches,
+        thumbnails=thumbnails(catalog, encoder, _pictured([*cards, *fault_cards], matches)),
     )
 
 
@@ -190,8 +196,28 @@ def _sources(scores: pa.Table) -> tuple[Share, ...]:
     return tuple(shown)
 
 
-def _pictured(cards: Iterable[Card]) -> set[str]:
-    ids = set()
+def _matches(
+    catalog: Catalog, run_id: str, encoder: str, flagged: Collection[str]
+) -> tuple[Matches, ...]:
+    """What is new to each trigger since the run began: the report is of the newest one."""
+    found = triggers.new_matches(catalog, run_id, since=True)
+    shown = {name: new[:MOST_MATCHES] for name, new in found.items()}
+    wanted = pa.array([one for some in shown.values() for one in some], pa.string())
+    where = ds.field("sample_id").isin(wanted) & (ds.field("encoder") == encoder)
+    rows = catalog.samples.read(["sample_id", "uri"], where)
+    uris = dict(zip(rows["sample_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+    return tuple(
+        Matches(
+            name,
+            len(new),
+            tuple(Matched(one, uris[one], one in flagged) for one in shown[name] if one in uris),
+        )
+        for name, new in found.items()
+    )
+
+
+def _pictured(cards: Iterable[Card], matches: Iterable[Matches]) -> set[str]:
+    ids = {match.sample_id for each in matches for match in each.shown}
     for card in cards:
         ids |= {card.flag.sample_id, *(near.sample_id for near in card.flag.nearest)}
         ids |= {flag.sample_id for flag in card.others[:MOST_ALIKE]}

@@ -119,6 +119,24 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Matched:
+    """A sample that a trigger found."""
+
+    sample_id: str
+    uri: str
+    flagged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What a trigger found anew: how many samples, and the nearest of them, nearest first."""
+
+    trigger: str
+    count: int
+    shown: tuple[Matched, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """All that one report tells.
 
@@ -126,8 +144,8 @@ class ReportData:
     settings: what was mined and by which policy, as text. notes: what mining had to say, one line
     each. samples: the pool that was mined.
     cards, fault_cards: the best outliers and capture faults, by rank; of `outliers` and
-    `capture_faults` in all. thumbnails: JPEG bytes by sample id, of those and their
-    neighbours.
+    `capture_faults` in all. matches: of each trigger that found anything. thumbnails: JPEG bytes
+    by sample id, of all these and the neighbours of flags.
     """
 
     run_id: str
@@ -151,4 +169,5 @@ class ReportData:
     sources: tuple[Share, ...]
     cards: tuple[Card, ...]
     fault_cards: tuple[Card, ...]
+    matches: tuple[Matches, ...]
     thumbnails: Mapping[str, bytes]

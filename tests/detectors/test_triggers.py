@@ -37,6 +37,11 @@ def test_one_example_reaches_the_nearest_thousandth(rng):
     assert learn(AXES[:1], np.zeros((0, 3)), pool).matches(pool).sum() == 5
 
 
+def test_one_example_of_a_small_pool_reaches_the_next_sample():
+    pool = np.array([near(0, 0), near(0, 0.5), near(0, 0.2)])
+    assert learn(pool[:1], np.zeros((0, 3)), pool).matches(pool).tolist() == [True, False, True]
+
+
 def test_a_trigger_without_examples_is_refused():
     with pytest.raises(ValueError, match="at least one positive"):
         learn(np.zeros((0, 3)), AXES, AXES)
@@ -49,6 +54,8 @@ def test_judged_matches_of_words_set_the_reach_and_are_no_examples(rng):
     both = learn_from_words(words, yes, no, AXES)
     assert both.reach == pytest.approx(np.sin(0.35) + np.sin(0.45))
     assert both.matches(np.array([near(0, 0.75), near(0, 0.9)])).tolist() == [True, False]
+    nearer = learn_from_words(words, np.array([near(0, 0.9)]), yes, AXES)
+    assert nearer.matches(np.array([near(0, 0.45), near(0, 0.5)])).tolist() == [True, False]
     pool = rng.normal(size=(5000, 3))
     pool /= np.linalg.norm(pool, axis=1, keepdims=True)
     assert learn_from_words(words, none, no, pool).matches(pool).sum() == 5

@@ -45,6 +45,40 @@ def test_a_text_finds_images(clip: Path, photographs: Path, tmp_path: Path) -> N
     assert workspace.query(text="a leaf", k=1)["distance"].to_numpy()[0] != distances[0]
 
 
+def test_a_trigger_of_words_tells_its_matches_and_learns(
+    longtail, clip: Path, photographs: Path, tmp_path: Path
+) -> None:
+    w = tmp_path / "workspace"
+    Workspace.create(w)
+    (w / "longtail.yaml").write_text(f"encoder: hf:{clip}\nmining: {{budget: 10}}\n")
+    assert longtail("run", "-w", w, photographs).code == 0
+
+    def like_words(count: int) -> list[str]:
+        return [hit["sample_id"] for hit in hits[:count]]
+
+    def shown() -> list[str]:
+        found = longtail("trigger", "show", "cracks", "-w", w, "--json").json
+        return [match["sample_id"] for match in found]
+
+    hits = longtail("query", "-w", w, "--text", "a crack", "-k", 90, "--json").json
+    added = longtail("trigger", "add", "cracks", "-w", w, "--text", "a crack")
+    assert added.out.startswith("trigger cracks: 1 matching now")
+    assert shown() == like_words(1)
+
+    mined = longtail("mine", "-w", w, "--budget", 9)
+    assert "note: trigger cracks: 1 new match, " in mined.out
+    workspace = Workspace(w)
+    report = workspace.report().read_text("utf-8")  # type: ignore[union-attr]
+    assert f">{shown()[0][:8]}</figcaption>" in report
+
+    taught = longtail("trigger", "teach", "cracks", "-w", w, "--from", hits[5]["sample_id"])
+    assert taught.out.startswith("trigger cracks: 5 matching now")
+    assert shown() == like_words(5)  # the example itself is left out
+    assert "trigger cracks: 4 new matches" in longtail("mine", "-w", w, "--budget", 8).out
+    longtail("verdict", "-w", w, *like_words(5)[2:], "normal")
+    assert shown() == like_words(2)
+
+
 def test_an_encoder_of_images_only_says_so(workspace: Workspace) -> None:
     with pytest.raises(EncoderError, match="embeds images only, no text; CLIP-like models"):
         workspace.query(text="a crack")

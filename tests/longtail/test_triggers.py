@@ -101,7 +101,7 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
         assert told.code == 0, told.err
         (made,) = longtail("trigger", "list", "-w", w, "--json").json
         shown = longtail("trigger", "show", "odd", "-w", w, "--json").json
-        assert told.out.startswith(f"trigger odd: {len(shown):,} samples match now")
+        assert told.out.startswith(f"trigger odd: {len(shown):,} matching now")
         return made["positive"], made["negative"], {match["sample_id"] for match in shown}
 
     workspace.add_trigger("odd", near[:2])
@@ -133,11 +133,15 @@ def test_a_trigger_of_another_encoder_is_left_alone(workspace: Workspace, exampl
     workspace.add_trigger("odd", [example])
     path = workspace.root / "triggers" / "odd.json"
     path.write_text(path.read_text().replace(workspace.jobs.encoder.id, "other-0123456789ab"))
-    workspace.mine()
-    assert workspace.triggers()[0].matched == {}
     with pytest.raises(EncoderError, match="trigger 'odd' is of encoder other-0123456789ab"):
         workspace.teach_trigger("odd", [example])
+    run = Workspace(workspace.root, {"mining": {"budget": 4}}).mine()
+    assert workspace.triggers()[0].matched == {}
+    said = "skipped as triggers of another encoder: odd; remove these and add them again"
+    assert workspace.notes().count(said) == 1
+    assert said in workspace.report().read_text("utf-8")  # type: ignore[union-attr]
     shutil.rmtree(workspace.root / "triggers")
+    assert workspace.notes(run.run_id)[-1] == said  # as it was then
     assert workspace.triggers() == []
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +21,8 @@ from longtail.report import render, write_report
 from longtail.report.collect import MOST_CARDS, MOST_FAULT_CARDS, MOST_SOURCES, collect
 from longtail.report.data import Histogram
 from longtail.report.render import bars, duration, file_name, percent, plural, rate
+from longtail.runs import write_json
+from longtail.triggers import StandingQuery
 from pipelines.publish import record_audit
 from schemas.arrow import REJECTS, SAMPLES, SCORES
 from schemas.audit import Audit, Outcome
@@ -277,6 +281,31 @@ def test_a_group_is_one_card_at_the_rank_of_its_best_flag(catalog: Catalog) -> N
     assert "33 and 29 more" in page.text
     assert len(data.thumbnails) == 3 + 1 + 30 + 1 + 3
     assert f"longtail verdict {sample_id(62)[:10]} junk --group --run {RUN}" in page.text
+
+
+def test_new_matches_of_triggers_are_shown_up_to_twelve(catalog: Catalog) -> None:
+    fill(catalog, samples=40, outliers=2, faults=0)
+    catalog.triggers.mkdir()
+    told_by = {"20260101T000000Z-000000": [30], RUN: [1, *range(10, 24)], RUN + "f": [24]}
+    matched = {sample_id(n): run for run, numbers in told_by.items() for n in numbers}
+    for name, found in (("cracks", matched), ("none-yet", {})):
+        query = StandingQuery(name, ENCODER, positive=(sample_id(9),), matched=found)
+        write_json(catalog.trigger(name), asdict(query))
+    (shown_,) = collect(catalog, RUN).matches
+    assert (shown_.trigger, shown_.count) == ("cracks", 16)
+    assert [match.sample_id for match in shown_.shown] == [
+        sample_id(n) for n in (1, *range(10, 21))
+    ]
+    assert [match.flagged for match in shown_.shown] == [True] + [False] * 11
+    page = report(catalog)
+    _, _, shown = page.text.partition("Triggers What is new")
+    assert f"{sample_id(1)[:8]} {sample_id(10)[:8]} {sample_id(11)[:8]}" in shown
+    assert "16 new matches, the first 12 shown" in shown
+    assert "cracks longtail trigger show cracks" in shown
+    pictures = {picture["alt"]: picture["src"] for picture in page.all("img")}
+    encoded = base64.b64encode(thumbnail(20)).decode()
+    assert pictures["20.jpg"] == f"data:image/jpeg;base64,{encoded}"
+    assert "21.jpg" not in pictures
 
 
 def test_the_histograms_count_every_sample_and_flag(catalog: Catalog) -> None:
