@@ -115,6 +115,7 @@ class Findings:
     fewer; nearest_distances: (f, m), NaN there. group: (f,) alike flags of one kind, numbered from
     0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
     shifts: sources that moved as a whole. notes: what else the run must say, one line each.
+    promised: whether the outliers are the discoveries at the policy's rate, and not a budget's.
     moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
     that an unflagged near-duplicate is counted with, -1 for none.
     """
@@ -134,6 +135,7 @@ class Findings:
     group_distance: Floats
     shifts: list[Shift]
     notes: list[str]
+    promised: bool
     moved: int
     duplicate_of: Ints
 
@@ -223,6 +225,7 @@ def mine(
         group_distance=group_distance,
         shifts=shifts,
         notes=[*notes, *_unscored(pool)],
+        promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )

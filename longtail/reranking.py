@@ -13,6 +13,7 @@ from detectors import reasons
 from detectors.feedback import rerank
 from detectors.scores import Floats
 from longtail.flags import read_flags
+from pipelines import notes
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.records import LEVELS, Flag, Verdict
@@ -28,10 +29,12 @@ def flags_left(
 
     The outliers stand in the order of `detectors.feedback.rerank`, which is that of the run where
     no verdict came since; a sample that the run did not flag may be among them, with where its
-    score alone would put it as a reason. Ranks count from 1 anew.
+    score alone would put it as a reason, unless the run promised a rate for what it flagged. Ranks
+    count from 1 anew.
     """
     flags = {flag.sample_id: flag for flag in read_flags(catalog, run_id)}
-    table = catalog.scores.read(where=ds.field("run_id") == run_id)
+    of_pool = (ds.field("run_id") == run_id) & ~ds.field("of_reference")
+    table = catalog.scores.read(where=of_pool)
     rows = snapshot.sample_ids.rows(table["sample_id"].to_pylist())
     table, rows = table.filter(rows >= 0), rows[rows >= 0]
     ids, score = table["sample_id"].to_pylist(), table["score"].to_numpy()
@@ -44,9 +47,17 @@ def flags_left(
         is_edge_case[reviewed >= 0],
     )
     kinds, copies = table["kind"].to_pylist(), table["duplicate_of"].is_valid().to_numpy()
-    open_ = (score > 0) & ~copies & [kind != "capture_fault" for kind in kinds]
-    open_ &= [sample_id not in verdicts for sample_id in ids]
-    places = np.flatnonzero(open_)
+    promised = notes.read(catalog.run(run_id)).promised
+    is_open = (score > 0) & ~copies
+    is_open &= np.array(
+        [
+            sample_id not in verdicts
+            and (kind == "outlier" if promised else kind != "capture_fault")
+            for sample_id, kind in zip(ids, kinds, strict=True)
+        ],
+        dtype=bool,
+    )
+    places = np.flatnonzero(is_open)
     places = places[np.argsort(-worth[places], kind="stable")][: kinds.count("outlier")]
     outliers = [
         flags.get(ids[place]) or _promoted(table.slice(place, 1).to_pylist()[0], score)

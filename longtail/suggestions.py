@@ -37,10 +37,15 @@ class Suggestion:
 def suggestions(
     catalog: Catalog, run_id: str, verdicts: Mapping[str, Verdict], count: int
 ) -> list[Suggestion]:
-    """`count` samples of a mining run, or all that are left; see `detectors.suggest.suggest`."""
+    """`count` samples of a mining run, or all that are left; see `detectors.suggest.suggest`.
+
+    What a reference holds is known, and teaches only by its verdicts.
+    """
     columns = ["encoder", "sample_id", "uri", "source", "score"]
-    mined = (ds.field("run_id") == run_id) & ~ds.field("of_reference")
-    table = catalog.scores.read(columns, mined)
+    judged_or_new = ~ds.field("of_reference") | ds.field("sample_id").isin(
+        pa.array([*verdicts], pa.string())
+    )
+    table = catalog.scores.read(columns, (ds.field("run_id") == run_id) & judged_or_new)
     if not table.num_rows:
         return []
     stored = catalog.samples.read(

@@ -1,6 +1,7 @@
 """What a mining run has to say beside its scores, in runs/<run_id>/notes.json.
 
 notes: one line each: a promise that is kept or withdrawn, a source that has shifted.
+promised: whether the outliers are all that is proven at a rate, so that none can stand in for one.
 moved: how many outliers owe their place to verdicts.
 reference: what the pool was held against, in the words of the settings, empty for nothing.
 strangeness: of the samples that were new to that reference, in the newest run that had any.
@@ -26,6 +27,7 @@ class Notes:
     """The content of notes.json; empty for a run that mined nothing."""
 
     notes: tuple[str, ...] = ()
+    promised: bool = False
     moved: int = 0
     reference: str = ""
     strangeness: Strangeness | None = None
@@ -79,6 +81,7 @@ def of_findings(
         )
     return Notes(
         notes=tuple(notes),
+        promised=findings.promised,
         moved=findings.moved,
         reference=drift.reference if drift else "",
         strangeness=drift.now if drift and drift.now.samples else before.strangeness,
@@ -101,6 +104,7 @@ def read(folder: Path) -> Notes:
     found = content["strangeness"]
     return Notes(
         notes=tuple(content["notes"]),
+        promised=content["promised"],
         moved=content["moved"],
         reference=content["reference"],
         strangeness=found and Strangeness(found["samples"], tuple(found["above"])),

@@ -150,6 +150,36 @@ def test_verdicts_clean_a_reference_and_start_a_new_run(root: Path) -> None:
     assert workspace.mine().flagged == 0  # nothing has changed since
 
 
+def test_what_the_reference_holds_is_neither_left_nor_suggested(longtail, root: Path) -> None:
+    reference = ("--reference", "source:line-3", "--budget", 5)
+    assert longtail("mine", "-w", root, *reference).code == 0
+    pool = of_source(opened(root), "line-4")
+    edge_case, junk, *_ = (flag.sample_id for flag in opened(root).flags(kind="outlier"))
+    longtail("verdict", "-w", root, edge_case, "edge_case")
+    longtail("verdict", "-w", root, junk, "junk")
+
+    left = longtail("flags", "-w", root, "--left", "--kind", "outlier", "--json").json
+    assert len(left) == 5
+    assert {flag["sample_id"] for flag in left} <= pool - {edge_case, junk}
+    suggested = longtail("suggest", "-w", root, "-n", 90, "--json").json
+    assert {one["sample_id"] for one in suggested} == pool - {edge_case, junk}
+
+    assert "2 verdicts" in longtail("mine", "-w", root, *reference).out
+    flagged = longtail("flags", "-w", root, "--kind", "outlier", "--json").json
+    assert [flag["sample_id"] for flag in flagged] == [flag["sample_id"] for flag in left]
+
+
+def test_verdicts_on_the_reference_teach_what_to_suggest(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    own, others = (sorted(of_source(workspace, name)) for name in ("line-3", "line-4"))
+    workspace.verdict(own[:5], "normal")
+    workspace.verdict(others[:5], "edge_case")
+    workspace.mine()
+    suggested = workspace.suggest(90)
+    assert {one.why for one in suggested} == {"uncertain"}
+    assert {one.sample_id for one in suggested} == set(others[5:])
+
+
 def test_a_reference_of_all_there_is_leaves_nothing_to_flag(longtail, root: Path) -> None:
     workspace = opened(root, reference="before:2100-01-01")
     workspace.verdict([min(of_source(workspace, "line-3"))], "normal")
@@ -253,6 +283,10 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     flagged = {flag.sample_id for flag in workspace.flags(kind="outlier")}
     assert noise <= flagged
     assert "at most 50% of the" in workspace.notes()[-1]
+    judged = min(flagged)
+    workspace.verdict([judged], "edge_case")
+    left = {flag.sample_id for flag in workspace.flags(kind="outlier", left=True)}
+    assert left == flagged - {judged}  # what is not proven takes no place
 
 
 def test_a_source_that_shifted_is_news_once(root: Path, photographs: Path, tmp_path: Path) -> None:
