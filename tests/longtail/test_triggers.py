@@ -108,13 +108,16 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
     positive, _, wide = taught("--from", near[5], near[1][:12])
     assert positive == [near[0], near[1], near[5]]
     assert {near[2], near[3]} < wide
+    positive, negative, narrow = taught("--not", near[5], near[3])
+    assert (positive, negative) == (near[:2], [near[5], near[3]])
+    assert narrow < wide - {near[3], near[5]}
     workspace.mine()
-    workspace.verdict([near[2]], "edge_case")
-    positive, negative, narrow = taught("--not", near[5], near[2])
-    assert (positive, negative) == (near[:2], [near[5], near[2]])
-    assert narrow < wide - {near[2], near[5]}  # the example stands over the verdict
-    positive, negative, _ = taught("--from", near[2])
-    assert (positive, negative) == (near[:3], [near[5]])
+    workspace.verdict([near[2]], "normal")
+    positive, negative, told = taught("--from", near[2], near[3])
+    assert (positive, negative) == ([*near[:2], near[2], near[3]], [near[5]])
+    workspace.add_trigger("same", positive, unlike=negative)
+    matching = {match.sample_id for match in workspace.matches("same")}
+    assert told == matching != set()  # whatever the verdict said
 
 
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
