@@ -19,8 +19,10 @@ import numpy as np
 
 from detectors.pool import Pool
 from detectors.scores import (
+    NOTABLE_Z,
     Floats,
     Gaussian,
+    Mask,
     Scale,
     combined,
     fit_left_out,
@@ -88,9 +90,15 @@ class Scales:
         return z
 
     def learned(self, raw: Measures, sources: Sequence[str], new: Sequence[str]) -> Scales:
-        """With the `new` sources' scales estimated from these samples, whatever they were."""
+        """With the `new` sources' scales estimated from these samples alone, whatever they were.
+
+        Of what has moved the others' centre says nothing: a tenth of a long way is far, too.
+        """
         rows_of = rows_by_source(sources)
-        mine = {source: _shrunk(raw, rows_of[source], self.pooled) for source in new}
+        mine = {
+            source: {name: fit_scale(values[rows_of[source]]) for name, values in raw.items()}
+            for source in new
+        }
         return Scales(self.pooled, {**self.of_source, **mine})
 
 
@@ -159,12 +167,17 @@ class Baseline:
         )
 
     def deviation(self, z: Measures) -> Floats:
-        """Mean robust deviation (n,) over the levels, of each among all and for its kind.
-
-        Broken captures raise it: noise, blur, exposure and dead pixels show at every depth.
-        """
+        """Mean robust deviation (n,) over the levels, of each among all and for its kind."""
         judges = [z[name] for level in LEVELS for name in (level, kind(level)) if name in z]
         return np.asarray(np.mean(judges, axis=0), dtype=np.float64)
+
+    def broken(self, z: Measures, threshold: float) -> Mask:
+        """Whose capture (n,) may be broken: noise, blur, exposure and dead pixels show at every
+        depth, and strange content does not at the lowest.
+        """
+        lowest = np.max([z[name] for name in ("low", kind("low")) if name in z], axis=0)
+        found: Mask = (self.deviation(z) >= threshold) & (lowest >= NOTABLE_Z)
+        return found
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""

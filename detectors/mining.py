@@ -23,7 +23,7 @@ from detectors.feedback import rerank
 from detectors.groups import find_groups
 from detectors.pool import Pool
 from detectors.registry import DEFAULT, Yardstick, detector, yardstick
-from detectors.scores import STRANGE_Z, Floats, Ints, Mask, linear_z, share_below
+from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, linear_z, share_below
 from detectors.shift import Shift, find_shifts
 from schemas.errors import UsageError
 from schemas.records import LEVELS, FlagKind, Level
@@ -69,8 +69,8 @@ class Policy:
 
     budget: how many outliers. fdr: the false discovery rate to promise instead, where a
     reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
-    distance. level: the one that is scored. fault_threshold: `Baseline.deviation` from which a
-    sample that is no outlier is a capture fault. nearest: how many unflagged samples to
+    distance. level: the one that is scored. fault_threshold: what `Baseline.broken` is asked for; a
+    sample that is no outlier is then a capture fault. nearest: how many unflagged samples to
     show beside a flag. apart: samples within this distance of each other count once, 0 for none.
     """
 
@@ -79,7 +79,7 @@ class Policy:
     detector: str = DEFAULT
     neighbours: int = NEIGHBOURS
     level: Level = "high"
-    fault_threshold: float = STRANGE_Z
+    fault_threshold: float = NOTABLE_Z
     nearest: int = 3
     apart: float = 0.0
 
@@ -180,10 +180,8 @@ def mine(
     copies = np.flatnonzero(duplicate_of >= 0)
 
     deviation = baseline.deviation(z)
-    faults = np.flatnonzero((deviation >= policy.fault_threshold) & ~judged)
-    faults = np.setdiff1d(faults, np.concatenate([outliers, copies]))
-    if not all(z[level].any() for level in LEVELS):
-        faults = faults[:0]  # a fault shows at every depth: one level alone cannot tell
+    broken = baseline.broken(z, policy.fault_threshold)
+    faults = np.setdiff1d(np.flatnonzero(broken & ~judged), np.concatenate([outliers, copies]))
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
     strange = np.concatenate([flagged, copies, _edge_cases(pool, reviews)])
@@ -198,7 +196,7 @@ def mine(
                 *reasons.level_reasons(z, row),
                 *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
-                *reasons.fault_reasons(z, deviation, row, policy.fault_threshold),
+                *reasons.fault_reasons(broken, deviation, row),
                 *confirmed,
                 *usual.reasons(row),
             )

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.baseline import kind
 from detectors.pool import Patches
-from detectors.scores import Floats
+from detectors.scores import NOTABLE_Z, Floats, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
@@ -26,8 +27,6 @@ COMPARATIVES: Mapping[str, tuple[str, str]] = {
 }
 """How to say that a quality statistic is below or above most of a source."""
 
-NOTABLE_Z = 3.0
-"""A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
 USUAL_SHARE = 0.99
 """The usual range of a quality statistic holds this share of a source, centred."""
 STRANGE_SPOT = 0.95
@@ -39,13 +38,19 @@ ENOUGH = 100
 def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     """The levels at which a sample deviates, the furthest first.
 
-    z: (n,) robust deviations per level. A string reads "whole object (high level) 7.1σ out".
+    z: (n,) robust deviations per level, and for its kind. A string reads "whole object (high level)
+    7.1σ out" or, where that says more, "texture and exposure (low level) 4.2σ out for its kind".
     """
-    order = sorted(LEVELS, key=lambda level: -z[level][row])
+    found = []
+    for level in LEVELS:
+        among_all = float(z[level][row])
+        for_its_kind = float(z[kind(level)][row]) if kind(level) in z else among_all
+        words = " for its kind" if for_its_kind > among_all else ""
+        found.append((max(among_all, for_its_kind), f"{MEANING[level]} ({level} level)", words))
     return [
-        f"{MEANING[level]} ({level} level) {z[level][row]:.1f}σ out"
-        for level in order
-        if z[level][row] >= NOTABLE_Z
+        f"{what} {deviation:.1f}σ out{words}"
+        for deviation, what, words in sorted(found, reverse=True)
+        if deviation >= NOTABLE_Z
     ]
 
 
@@ -87,14 +92,12 @@ def patch_reasons(patches: Patches, row: int) -> list[str]:
     ]
 
 
-def fault_reasons(
-    z: Mapping[str, Floats], deviation: Floats, row: int, threshold: float
-) -> list[str]:
+def fault_reasons(broken: Mask, deviation: Floats, row: int) -> list[str]:
     """Says that the image as captured may be broken: noise, blur, exposure, dead pixels.
 
-    deviation: (n,) mean of z over the levels. Strange content deviates at the upper levels only.
+    broken, deviation: (n,) of `Baseline.broken` and `Baseline.deviation`.
     """
-    if deviation[row] < threshold or z["low"][row] < NOTABLE_Z:
+    if not broken[row]:
         return []
     return [f"may be a capture fault: {deviation[row]:.1f}σ out on average"]
 

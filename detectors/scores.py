@@ -25,6 +25,8 @@ NORMAL_MEAN_AD = 1.2533
 """The same for the mean absolute deviation."""
 LEAST = 1e-6
 """Smaller distances are taken for this one: below lie rounding errors, and log 0."""
+NOTABLE_Z = 3.0
+"""A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
 STRANGE_Z = 3.5
 """Robust deviations from which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
 

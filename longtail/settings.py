@@ -102,7 +102,7 @@ class Mining(_Section):
         0, ge=0, lt=2, description="samples within this distance of each other count once; 0: all"
     )
     fault_threshold: float = Field(
-        3.5, gt=0, description="capture fault: mean robust z over the three levels above this"
+        3, gt=0, description="capture fault: mean robust z over the levels from this on"
     )
 
 

@@ -88,6 +88,33 @@ def test_a_capture_fault_stands_beside_the_budget(levels):
     assert "may be a capture fault" in " ".join(findings.reasons[2])
 
 
+def test_what_is_strange_in_its_contents_alone_is_no_capture_fault(levels):
+    low, mid, high = levels
+    strange = [100, 101]
+    mid, high = displaced(mid, strange, 2, by=5.0), displaced(high, strange, 2, by=5.0)
+    high = displaced(high, [7, 8], 3, by=9.0)
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=2)))
+    assert findings.deviation[strange].min() > 3
+    assert "capture_fault" not in findings.kinds
+
+
+def test_a_capture_may_be_strange_for_its_kind_alone(rng):
+    """A picture of one kind with the exposure that is usual for the other."""
+    kind = np.repeat([0, 1], 300)
+    offset = np.array([[1.0, 1.0], [1.0, -1.0]])[kind]
+    low, mid, high = (0.1 * rng.normal(size=(600, d)) for d in (6, 12, 24))
+    for level in (low, mid, high):
+        level[:, :2] += offset
+    low[7, :2], mid[7, :2] = offset[400], offset[400]
+    findings = mine(pool_of(*map(unit, (low, mid, high))), Policy(budget=Budget(count=1)))
+    assert np.argmax(findings.deviation) == 7
+    assert findings.z["low"][7] < 3
+    assert 7 in findings.flagged
+    assert "may be a capture fault" in " ".join(
+        findings.reasons[findings.flagged.tolist().index(7)]
+    )
+
+
 def test_a_fault_within_the_budget_is_an_outlier_and_says_so(levels):
     low, mid, high = (displaced(level, [9], 2) for level in levels)
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=1)))

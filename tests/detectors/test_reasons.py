@@ -11,6 +11,15 @@ def test_levels_are_named_with_their_deviations_the_furthest_first():
     ]
 
 
+def test_a_level_is_told_for_its_kind_where_that_says_more():
+    z = {level: np.array([value]) for level, value in (("low", 1.0), ("mid", 4.0), ("high", 0.0))}
+    z |= {"low for its kind": np.array([5.0]), "mid for its kind": np.array([3.5])}
+    assert reasons.level_reasons(z, 0) == [
+        "texture and exposure (low level) 5.0σ out for its kind",
+        "parts (mid level) 4.0σ out",
+    ]
+
+
 def test_isolation_is_a_reason_only_beyond_the_usual_range():
     isolation = np.r_[np.full(999, 0.2), 0.61]
     assert reasons.isolation_reasons(isolation, 0, 5) == []
