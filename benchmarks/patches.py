@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.detect_images import cells
-from detectors import registry
 from detectors.baseline import fit_pool, fit_reference
+from detectors.mining import Policy, mine
 from detectors.patches import Bank, fit_bank, ordinary_half, patch_scores
-from detectors.pool import Pool
-from detectors.registry import knn, mahalanobis
+from detectors.pool import Patches, Pool
+from detectors.registry import knn, mahalanobis, patch
 from encoders.images import Limits, decode
 from encoders.registry import DEFAULT, load, load_patches
 from pipelines.patches import CANDIDATES
@@ -58,32 +58,42 @@ class Cells:
     def bank(self, rows: Rows) -> Bank:
         return fit_bank(self.patches[rows], rows.astype(str).tolist())
 
-    def patch_scores(self, bank: Bank, rows: Rows) -> Scores:
-        names = rows.astype(str).tolist()
-        return patch_scores(bank.distances(self.patches[rows], names))
+    def with_patches(self, pool: Pool, bank: Bank, rows: Rows) -> Pool:
+        """The pool of the cells `rows` and how strange their strangest spots are."""
+        distances = bank.distances(self.patches[rows], rows.astype(str).tolist())
+        place = np.full(len(rows), np.nan)
+        return replace(pool, patches=Patches(patch_scores(distances), x=place, y=place))
 
     def pool(self, rows: Rows, among: Rows | None = None) -> Pool:
         high = self.embedded["high"]
         model = NearestNeighbors(n_neighbors=100).fit(high[rows if among is None else among])
-        distances, _ = model.kneighbors(None if among is None else high[rows])
-        embedded = {level: vectors[rows] for level, vectors in self.embedded.items()}
-        n = len(rows)
-        return Pool([str(i) for i in rows], [""] * n, embedded, {}, distances.astype(np.float32))
+        distances, neighbours = model.kneighbors(None if among is None else high[rows])
+        return Pool(
+            sample_ids=[str(i) for i in rows],
+            sources=[""] * len(rows),
+            embeddings={level: vectors[rows] for level, vectors in self.embedded.items()},
+            quality={},
+            distances=distances.astype(np.float32),
+            neighbours=neighbours if among is None else None,
+        )
 
 
 def scores(elpv: Cells, rows: Rows, reference: Rows | None, chosen: Rows) -> Mapping[str, Scores]:
     """Every score of the cells `rows`; the bank is made of the cells `chosen`."""
-    pool = elpv.pool(rows, reference)
-    baseline = fit_pool(pool) if reference is None else fit_reference(elpv.pool(reference))
-    alone = {
+    bank, pool = elpv.bank(chosen), elpv.pool(rows, reference)
+    patched = elpv.with_patches(pool, bank, rows)
+    known = patched_known = None
+    if reference is not None:
+        samples = elpv.pool(reference)
+        known = fit_reference(samples)
+        patched_known = fit_reference(elpv.with_patches(samples, bank, reference))
+    baseline = known or fit_pool(pool)
+    return {
         "knn": knn(pool, baseline),
         "mahalanobis": mahalanobis(pool, baseline),
-        "patch": elpv.patch_scores(elpv.bank(chosen), rows),
-    }
-    return {
-        **alone,
-        "default": registry.detector(registry.DEFAULT)(pool, baseline),
-        "mean of three ranks": np.mean([rankdata(each) for each in alone.values()], axis=0),
+        "patch": patch(patched, baseline),
+        "default": mine(pool, Policy(), known).score,
+        "default with patches": mine(patched, Policy(), patched_known).score,
     }
 
 

@@ -159,12 +159,10 @@ class Baseline:
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
-        singles = {ISOLATION, self.level, PATCH}
-        if self.scales.pooled[SECOND].spread:  # else the encoder has no such level
-            singles.add(SECOND)
-        return combined(
-            [z[name] for name in sorted(singles & z.keys())], [z[g] for g in GROUPS if g in z]
-        )
+        judges = dict.fromkeys([ISOLATION, self.level, SECOND, PATCH])
+        # One that is the same for all has nothing to say: a level that the encoder lacks, say.
+        singles = [z[name] for name in judges if name in z and self.scales.pooled[name].spread]
+        return combined(singles or [z[ISOLATION]], [z[group] for group in GROUPS if group in z])
 
     def deviation(self, z: Measures) -> Floats:
         """Mean robust deviation (n,) over the levels, of each among all and for its kind."""

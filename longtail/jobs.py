@@ -212,7 +212,7 @@ class Jobs:
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,
             "policy": mining.model_dump(),
-            "patches": sum(file.rows for file in self.catalog.patches.files(encoder_id)),
+            "patches": self._patch_scores(encoder_id),
             "reference": found and dict(found.reference.about),
             "verdicts": log.last(),  # before they are read: what comes between is mined again
         }
@@ -242,6 +242,12 @@ class Jobs:
         self._start(run, "mine", lambda pipeline: mine.build(pipeline, options))
         if reference is not None and save_reference is not None:
             self.references.save(reference, save_reference)
+
+    def _patch_scores(self, encoder_id: str) -> int:
+        """How many scores of patches mining has."""
+        if not self.settings.patches:
+            return 0
+        return sum(file.rows for file in self.catalog.patches.files(encoder_id))
 
     def _check_uncertainty(self, encoder_id: str) -> None:
         """See that a model of the user's has said something of some sample. Raises UsageError."""

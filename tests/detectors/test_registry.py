@@ -119,6 +119,26 @@ def test_the_strangest_spot_is_a_detector(ordinary):
         mine(ordinary(50), Policy(detector="patch"))
 
 
+def test_the_default_score_hears_the_strangest_spot_where_it_is_known(ordinary):
+    pool, reference = ordinary(200), ordinary(300)
+    plain = mine(pool, Policy()).score
+    place = np.full(200, 0.5)
+    usual = Patches(np.linspace(0.2, 0.3, 200), x=place, y=place)
+    spot = replace(usual, score=np.r_[0.9, usual.score[1:]])
+    assert np.argmax(mine(replace(pool, patches=spot), Policy()).score) == 0
+    unknown = Patches(np.full(200, np.nan), x=place, y=place)
+    np.testing.assert_array_equal(mine(replace(pool, patches=unknown), Policy()).score, plain)
+
+    scored = Patches(np.linspace(0.2, 0.3, 300), x=np.full(300, 0.5), y=np.full(300, 0.5))
+    baseline = fit_reference(replace(reference, patches=scored))
+    fresh = ordinary(200, near=reference)
+    findings = mine(replace(fresh, patches=spot), Policy(), baseline)
+    assert np.argmax(findings.score) == 0
+    assert findings.p_value[0] == pytest.approx(1 / 301)
+    with pytest.raises(UsageError, match="set 'patches: true', or fit it again"):
+        mine(fresh, Policy(), baseline)
+
+
 def test_any_pyod_detector_is_found_by_name(ordinary):
     findings = mine(ordinary(200, odd=1), Policy(Budget(count=3), detector="pyod:KNN"))
     assert findings.flagged[0] == 0
