@@ -19,7 +19,8 @@ NEAREST = 5
 COPY = 0.7
 """Samples are copies where they lie nearer to each other than this share of the usual gap between
 neighbours. As it is a share of a median, most samples of a pool are no copies, unless equal."""
-BLOCK = 4096
+BLOCK = 1024
+"""Samples held against their neighbours at a time: bounds the memory."""
 
 
 def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
@@ -29,9 +30,13 @@ def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
     be far is nothing strange. neighbours: (n, k) rows, -1 for none; without any it is 1.
     """
     logs = np.log(np.maximum(values, LEAST))
-    exists = neighbours >= 0
-    total = np.where(exists, logs[neighbours], 0.0).sum(axis=1)
-    usual = np.where(exists.any(axis=1), total / np.maximum(exists.sum(axis=1), 1), logs)
+    usual = logs.copy()
+    for start in range(0, len(values), BLOCK):
+        near = neighbours[start : start + BLOCK]
+        exists = near >= 0
+        some = exists.any(axis=1)
+        total = np.where(exists, logs[near], 0.0).sum(axis=1)
+        usual[start : start + BLOCK][some] = total[some] / exists.sum(axis=1)[some]
     return np.asarray(np.exp(logs - usual), dtype=np.float64)
 
 

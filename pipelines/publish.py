@@ -41,16 +41,16 @@ class Stage:
     table: Table
     rows_per_group: int = 4096
     _rows: list[pa.Table] = field(default_factory=list)
+    _bytes: int = 0
     _file: GrowingFile | None = None
 
     def add(self, rows: pa.Table) -> Iterator[Staged]:
         """Take rows; gives the file that this filled."""
         if rows.num_rows:
             self._rows.append(rows)
-        if (
-            sum(part.num_rows for part in self._rows) >= self.rows_per_group
-            or sum(part.nbytes for part in self._rows) >= _BYTES_PER_GROUP
-        ):
+            self._bytes += rows.nbytes
+        held = sum(part.num_rows for part in self._rows)
+        if held >= self.rows_per_group or self._bytes >= _BYTES_PER_GROUP:
             self._write()
         if self._file is not None and self._file.bytes >= _BYTES_PER_FILE:
             yield from self.finish()
@@ -66,7 +66,7 @@ class Stage:
     def _write(self) -> None:
         self._file = self._file or GrowingFile(self.table)
         self._file.write(pa.concat_tables(self._rows))
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 def of_table(staged: Sequence[Staged], name: str) -> list[DataFile]:
