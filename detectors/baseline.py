@@ -25,12 +25,14 @@ from detectors.scores import (
     Mask,
     Scale,
     combined,
+    consensus,
+    fit_bulk,
     fit_left_out,
     fit_scale,
     fit_trimmed,
     knn_distance,
 )
-from detectors.surroundings import copies, one_of_copies, relative, strange_for_its_kind
+from detectors.surroundings import relative, strange_for_its_kind
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
@@ -44,9 +46,10 @@ PATCH = "patch"
 """The distance of the strangest spot; where that is unknown it is the usual one."""
 CROWDED = "crowd"
 """The mean distance to a crowd of neighbours, relative to theirs."""
-COPIED = "copied"
-"""That of the scored level, for samples with copies; 0 for others."""
-GROUPS = (CROWDED, COPIED)
+APART = "apart"
+"""The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
+two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
+GROUPS = (CROWDED, APART)
 """What tells one of a group of alike oddities. Against a reference no group can hide."""
 SECOND: Level = "mid"
 """This level has a say beside the scored one: what is strange in its parts."""
@@ -166,8 +169,7 @@ class Baseline:
 
     def deviation(self, z: Measures) -> Floats:
         """Mean robust deviation (n,) over the levels, of each among all and for its kind."""
-        judges = [z[name] for level in LEVELS for name in (level, kind(level)) if name in z]
-        return np.asarray(np.mean(judges, axis=0), dtype=np.float64)
+        return consensus([z[n] for level in LEVELS for n in (level, kind(level)) if n in z])
 
     def broken(self, z: Measures, threshold: float) -> Mask:
         """Whose capture (n,) may be broken: noise, blur, exposure and dead pixels show at every
@@ -256,17 +258,20 @@ def fit_reference(
 
 
 def fit_pool(pool: Pool, level: Level = "high", neighbours: int = NEIGHBOURS) -> Baseline:
-    """Fit on the pool itself, trimmed and with copies counted once.
-
-    Most of it is taken for normal, and no rate is promised.
-    """
-    repeated = copies(pool.distances)
-    members = one_of_copies(repeated)
-    fits = {each: fit_trimmed(pool.embeddings[each], members) for each in LEVELS}
+    """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised."""
+    fits = {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {})
-    copied = np.where(repeated > 0, fitted.z[level], 0.0)
-    return replace(fitted, z={**fitted.z, COPIED: copied})
+    return replace(fitted, z={**fitted.z, APART: _apart(pool, level)})
+
+
+def _apart(pool: Pool, level: Level) -> Floats:
+    bulk: Measures = {each: fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)}
+    scales = fit_scales(bulk, pool.sources)
+    z = scales.z(bulk, pool.sources)
+    # A level that the encoder lacks is the same for all.
+    there = [z[name] for name in bulk if scales.pooled[name].spread]
+    return np.asarray(np.min(there or [z[level]], axis=0), dtype=np.float64)
 
 
 def _baseline(

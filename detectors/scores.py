@@ -29,6 +29,9 @@ NOTABLE_Z = 3.0
 """A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
 STRANGE_Z = 3.5
 """Robust deviations from which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
+GROUP_Z = 2 * STRANGE_Z
+"""From here on what tells a group of alike oddities is heard: some ordinary minority, the images of
+one panel of a hundred, lies beyond `STRANGE_Z` too."""
 
 
 def as_matrix(vectors: ArrayLike) -> Floats:
@@ -110,23 +113,39 @@ def fit_left_out(vectors: ArrayLike, members: Mask | None = None) -> tuple[Gauss
     return fitted, np.where(members, left_out, np.sqrt(squares))
 
 
-def fit_trimmed(
-    vectors: ArrayLike, members: Mask | None = None, keep: float = 0.9, rounds: int = 3
-) -> tuple[Gaussian, Floats]:
-    """`fit_left_out`, refitted `rounds` times on the `keep` share of members nearest to the fit.
+def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple[Gaussian, Floats]:
+    """`fit_left_out`, refitted `rounds` times on the `keep` share of samples nearest to the fit.
 
     These are the concentration steps of the minimum covariance determinant (Rousseeuw and Van
-    Driessen, 1999) from all members as the start. As no sample is measured by a fit that it took
+    Driessen, 1999) from all samples as the start. As no sample is measured by a fit that it took
     part in, one that was kept once is not kept for that: with few samples for the dimensions a
-    group of alike outliers would otherwise never leave. Without `members` (n,) all samples are.
+    group of alike outliers would otherwise never leave. A group that is large enough bends the
+    first fit towards itself and stays all the same; `fit_bulk` is for these.
     """
     X = as_matrix(vectors)
-    members = np.ones(len(X), dtype=bool) if members is None else members
-    gaussian, distance = fit_left_out(X, members)
-    for _ in range(rounds if members.any() else 0):
-        kept = members & (distance <= np.quantile(distance[members], keep))
-        gaussian, distance = fit_left_out(X, kept)
+    gaussian, distance = fit_left_out(X)
+    for _ in range(rounds):
+        gaussian, distance = fit_left_out(X, _nearest(distance, keep))
     return gaussian, distance
+
+
+def fit_bulk(vectors: ArrayLike, keep: float = 0.75, rounds: int = 2) -> tuple[Gaussian, Floats]:
+    """As `fit_trimmed`, of what most samples are: no group below a quarter of (n, d) can bend it.
+
+    The start are the samples nearest to the median of each coordinate, as in the deterministic MCD
+    (Hubert et al., 2012), and the last fit is of all that are not strange to the one before, the
+    reweighting step of the MCD. It leaves out ordinary minorities, too, so that it says less of a
+    single sample than `fit_trimmed`.
+    """
+    X = as_matrix(vectors)
+    distance: Floats = np.linalg.norm(X - (np.median(X, axis=0) if len(X) else 0), axis=1)
+    for _ in range(rounds):
+        _, distance = fit_left_out(X, _nearest(distance, keep))
+    return fit_left_out(X, fit_scale(distance).z(distance) < STRANGE_Z)
+
+
+def _nearest(distance: Floats, keep: float) -> Mask | None:
+    return np.asarray(distance <= np.quantile(distance, keep)) if len(distance) else None
 
 
 def _moments(X: Floats) -> tuple[Floats, Floats, float, float]:
@@ -205,19 +224,28 @@ def _log(distances: NDArray[np.floating]) -> Floats:
     return np.log(np.maximum(np.asarray(distances, dtype=np.float64), LEAST))
 
 
+def consensus(judges: Sequence[Floats]) -> Floats:
+    """Mean (n,) of the robust z of several judges, at least one (Stouffer et al., 1949).
+
+    None counts for less than -3.5: a judge may call a sample ordinary and has no veto. Copies are
+    at 0 from each other, and the logarithm of that has no bottom.
+    """
+    return np.asarray(np.mean(np.maximum(judges, -STRANGE_Z), axis=0), dtype=np.float64)
+
+
 def combined(singles: Sequence[Floats], groups: Sequence[Floats]) -> Floats:
     """The default score of a sample, in robust deviations: 0 is ordinary, above 3.5 is strange.
 
-    singles: at least one, (n,) each, robust z of what tells a single oddity. They fail differently,
-    so they are averaged (Stouffer et al., 1949). groups: (n,) each, robust z of what tells one of
-    several alike oddities, which fill each other's neighbourhoods. As these are poor judges of
-    anything less, they are heard from 3.5 deviations on.
+    singles: (n,) each, robust z of what tells a single oddity. They fail differently, so they are
+    averaged, as `consensus` does. groups: (n,) each, robust z of what tells one of several alike
+    oddities, which fill each other's neighbourhoods. As these are poor judges of anything less,
+    they are heard from 7 deviations on.
     """
-    single: Floats = np.mean(singles, axis=0)
+    single = consensus(singles)
     if not groups:
         return single
     group = np.max(groups, axis=0)
-    return np.where(group >= STRANGE_Z, np.maximum(single, group), single)
+    return np.where(group >= GROUP_Z, np.maximum(single, group), single)
 
 
 def share_below(values: NDArray[np.floating]) -> Floats:

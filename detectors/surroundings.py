@@ -10,15 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.scores import LEAST, Floats, Ints
+from detectors.scores import LEAST, Floats
 
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
 NEAREST = 5
 """To so many of its context a sample's distance is taken."""
-COPY = 0.7
-"""Samples are copies where they lie nearer to each other than this share of the usual gap between
-neighbours. As it is a share of a median, most samples of a pool are no copies, unless equal."""
 BLOCK = 1024
 """Samples held against their neighbours at a time: bounds the memory."""
 
@@ -60,24 +57,3 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
         total = np.where(exists, closest, 0.0).sum(axis=1)
         distance[rows] = total / np.maximum(exists.sum(axis=1), 1)
     return relative(distance, near)
-
-
-def copies(distances: NDArray[np.floating]) -> Ints:
-    """How many copies of each of n samples there are, itself left out: (n,).
-
-    distances: (n, k), nearest first, as a pool holds them.
-    """
-    if not distances.shape[1]:
-        return np.zeros(len(distances), dtype=np.int64)
-    first = distances[:, 0]
-    known = first[np.isfinite(first)]
-    reach = COPY * float(np.median(known)) if len(known) else 0.0
-    return np.asarray((distances <= reach).sum(axis=1), dtype=np.int64)
-
-
-def one_of_copies(copies: Ints) -> NDArray[np.bool_]:
-    """A random choice (n,) that takes about one of each set of copies, and every other sample.
-
-    What is there thirty times would else count thirty times in a fit, and bend it towards itself.
-    """
-    return np.random.default_rng(0).random(len(copies)) < 1 / (1 + copies)

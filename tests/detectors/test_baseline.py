@@ -155,6 +155,18 @@ def test_alike_flags_form_a_group_with_a_medoid(ordinary):
     assert np.isnan(findings.group_distance[findings.group < 0]).all()
 
 
+@pytest.mark.parametrize("copies", [3, 90])
+def test_copies_of_an_oddity_hide_one_another_nowhere(copies, ordinary):
+    """Their neighbours are each other, and so many bend a fit towards themselves."""
+    pool = ordinary(600, wild=1)
+    for level in ("mid", "high"):
+        pool.embeddings[level][:copies] = pool.embeddings[level][-1]
+    pool.distances[:copies, : copies - 1] = 0
+    baseline = fit_pool(pool)
+    first = np.argsort(-baseline.score(baseline.z))[: copies + 1]
+    assert set(first) == {*range(copies), 599}
+
+
 def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
     pool = ordinary(300, odd=5)
     findings = mine(pool, Policy(Budget(count=5)))

@@ -48,7 +48,7 @@ def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng):
     single, group = np.arange(5), np.arange(5, 25)
     high = high.copy()
     high[single] = unit(rng.normal(size=(5, 24)))
-    high = displaced(high, group, axis=3)
+    mid, high = displaced(mid, group, axis=3), displaced(high, group, axis=3)
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=50)))
     assert set(findings.flagged) >= set(range(25))
     assert findings.kinds == ["outlier"] * 50
@@ -57,8 +57,9 @@ def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng):
 @pytest.mark.parametrize(("n", "size"), [(90, 3), (600, 3), (600, 25), (600, 55)])
 def test_near_copies_of_one_strange_image_are_found_whatever_their_number(n, size, levels, rng):
     low, mid, high = (level[:n].copy() for level in levels)
-    strange = rng.normal(size=24)
-    high[:size] = unit(strange + 0.02 * rng.normal(size=(size, 24)))
+    for level in (mid, high):
+        strange = -level.mean(axis=0)
+        level[:size] = unit(strange + 0.02 * rng.normal(size=(size, len(strange))))
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=size + 3)))
     assert set(findings.flagged[: size + 3]) >= set(range(size))
 
@@ -137,7 +138,7 @@ def test_quality_outside_the_usual_range_is_a_reason(levels):
 def test_nearest_are_the_closest_unflagged_samples(levels):
     low, mid, high = levels
     group = np.arange(12)
-    high = displaced(high, group, 3)
+    mid, high = displaced(mid, group, 3), displaced(high, group, 3)
     pool = pool_of(low, mid, high)
     findings = mine(pool, Policy(budget=Budget(count=30)))
     assert set(findings.flagged) >= set(group)

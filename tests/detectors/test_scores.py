@@ -45,9 +45,10 @@ def test_a_single_different_vector_among_equal_ones_is_the_strangest():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_fewer_samples_than_dimensions_give_finite_distances(n, rng):
+@pytest.mark.parametrize("fit", [scores.fit_trimmed, scores.fit_bulk])
+def test_fewer_samples_than_dimensions_give_finite_distances(n, fit, rng):
     X = rng.normal(size=(n, 8))
-    gaussian, distance = scores.fit_trimmed(X)
+    gaussian, distance = fit(X)
     assert np.isfinite(distance).all()
     assert np.isfinite(gaussian.distance(X)).all()
 
@@ -105,12 +106,25 @@ def test_left_out_distances_are_distributed_as_those_of_new_samples(rng):
     assert np.median(gaussian.distance(X)) < 0.95 * np.median(left_out)
 
 
-def test_the_combination_averages_judges_and_hears_those_of_groups_when_they_are_sure():
+def test_single_oddities_are_averaged_and_groups_heard_when_they_are_far_out():
     two, four = np.full(4, 2.0), np.full(4, 4.0)
-    crowd, copied = np.array([-1.0, 3.4, 3.5, 3.6]), np.array([0.0, 0.0, 6.0, 0.0])
-    np.testing.assert_allclose(scores.combined([two, four], [crowd, copied]), [3, 3, 6, 3.6])
-    np.testing.assert_allclose(scores.combined([four, four], [np.full(4, 3.7)]), four)
+    crowd, apart = np.array([0, 0, 8.0, 0]), np.array([-9, 6.9, 6, 7.1])
+    np.testing.assert_allclose(scores.combined([two, four], [crowd, apart]), [3, 3, 8, 7.1])
     np.testing.assert_allclose(scores.combined([two, two, np.full(4, 5.0)], []), 3)
+
+
+def test_no_judge_has_a_veto():
+    judges = [np.array([-3.5, -1e3]), np.array([9.5, 9.5])]
+    np.testing.assert_allclose(scores.consensus(judges), [3, 3])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_the_fit_of_the_bulk_is_not_bent_by_a_fifth_of_alike_samples(spread, rng):
+    X = rng.normal(size=(500, 60))
+    X[:100] = 3 + spread * rng.normal(size=(100, 60))
+    bulk = scores.fit_bulk(X)[1]
+    assert bulk[:100].min() > 1.5 * bulk[100:].max()
+    assert scores.fit_trimmed(X)[1][:100].min() < scores.fit_trimmed(X)[1][100:].max()
 
 
 def test_a_trimmed_fit_measures_nobody_by_a_fit_that_they_took_part_in(rng):
