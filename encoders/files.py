@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from encoders.networks import Network, sha256_of_files
+from encoders import programs
+from encoders.networks import Network, first_line, sha256_of_files
 from encoders.sidecar import Output, Sidecar, find_model
 from schemas.errors import EncoderError
 from schemas.records import Level
@@ -61,8 +59,10 @@ def _network(target: str, load: Callable[[Path], tuple[nn.Module, int | None]]) 
             raise EncoderError(f"model {target!r} cannot be loaded: it is no archive of torch")
         try:
             model, batch = load(path)
-        except (RuntimeError, ValueError, OSError, pickle.UnpicklingError) as error:
-            raise EncoderError(f"model {target!r} cannot be loaded: {error}") from error
+        except EncoderError:
+            raise
+        except Exception as error:  # of torch, which has no error of its own for a broken file
+            raise EncoderError(f"model {target!r} cannot be loaded: {first_line(error)}") from error
         return Chosen(model, [output for _, output in sidecar.outputs], batch)
 
     return Network(
@@ -79,8 +79,10 @@ def _dimensions(model: nn.Module, sidecar: Sidecar, target: str) -> dict[Level, 
         with torch.inference_mode():
             batch = getattr(model, "batch", None) or 1
             levels = model(torch.zeros(batch, 3, sidecar.size, sidecar.size))
-    except (RuntimeError, LookupError, TypeError) as error:
-        raise EncoderError(f"model {target!r} does not fit its YAML: {error}") from error
+    except Exception as error:  # of the person's own model
+        raise EncoderError(
+            f"model {target!r} does not fit its YAML: {first_line(error)}"
+        ) from error
     named = zip(sidecar.outputs, levels, strict=True)
     return {level: vector.shape[-1 if vector.ndim < 4 else 1] for (level, _), vector in named}
 
@@ -92,8 +94,7 @@ def _load_torchscript(path: Path) -> tuple[nn.Module, None]:
 
 
 def _load_exported(path: Path) -> tuple[nn.Module, int | None]:
-    with _weights_only():
-        program = torch.export.load(path)
+    program = programs.load(path)
     (images,) = program.graph_signature.user_inputs
     shapes = {
         node.name: node.meta["val"].shape
@@ -102,18 +103,3 @@ def _load_exported(path: Path) -> tuple[nn.Module, int | None]:
     }
     batch = shapes[images][0]
     return program.module(), batch if isinstance(batch, int) else None
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """`torch.export.load` unpickles where an archive asks for it; nothing here may."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -70,6 +70,11 @@ def _checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
     return pixels
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its pages of context."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
 def sha256_of_files(paths: Iterable[Path]) -> str:
     """Of one file its SHA-256 in hex; of several, the SHA-256 of theirs in order."""
     digests = [_file_sha256(path, path.stat().st_mtime_ns) for path in paths]
