@@ -214,7 +214,7 @@ def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
     if family == "hf" and _module("huggingface").embeds_text(
         target, trust_remote_code=trust_remote_code
     ):
-        return _module("huggingface").TextTower(  # type: ignore[no-any-return]
+        return _module("huggingface").text_tower(  # type: ignore[no-any-return]
             target, trust_remote_code=trust_remote_code
         )
     raise EncoderError(
