@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,8 @@ from torch import Tensor, nn
 
 from encoders import programs
 from encoders.networks import Network, first_line, sha256_of_files
-from encoders.sidecar import Output, Sidecar, find_model
+from encoders.sidecar import Output, find_model
 from schemas.errors import EncoderError
-from schemas.records import Level
 
 
 def find_torchscript(target: str) -> Network:
@@ -51,40 +51,58 @@ class Chosen(nn.Module):
         return tuple(cast(Any, given)[output] for output in self.outputs)
 
 
-def _network(target: str, load: Callable[[Path], tuple[nn.Module, int | None]]) -> Network:
+Load = Callable[[Path], tuple[nn.Module, int | None]]
+
+
+def _network(target: str, load: Load) -> Network:
     path, sidecar = find_model(target)
-
-    def build() -> nn.Module:
-        if not zipfile.is_zipfile(path):
-            raise EncoderError(f"model {target!r} cannot be loaded: it is no archive of torch")
-        try:
-            model, batch = load(path)
-        except EncoderError:
-            raise
-        except Exception as error:  # of torch, which has no error of its own for a broken file
-            raise EncoderError(f"model {target!r} cannot be loaded: {first_line(error)}") from error
-        return Chosen(model, [output for _, output in sidecar.outputs], batch)
-
+    patches = sidecar.patches
+    outputs = tuple(output for _, output in sidecar.outputs)
+    everything = outputs if patches is None else (*outputs, patches)
+    sha256 = sha256_of_files([path], sidecar.choice)
+    shapes = _shapes(path, load, everything, sidecar.size, sha256)
+    if patches is not None and len(shapes[-1]) != 4:
+        raise EncoderError(
+            f"model {target!r} gives {shapes[-1]} as patches; its YAML must name a map (n, d, h, w)"
+        )
     return Network(
-        dimensions=_dimensions(build(), sidecar, target),
+        dimensions={
+            level: shape[-1 if len(shape) < 4 else 1]
+            for (level, _), shape in zip(sidecar.outputs, shapes, strict=False)
+        },
         preprocess=sidecar.preprocess,
-        weights_sha256=sha256_of_files([path]),
-        build=build,
+        weights_sha256=sha256,
+        build=lambda: _choose(path, load, outputs),
+        build_patches=None if patches is None else lambda: _choose(path, load, (patches,)),
     )
 
 
-def _dimensions(model: nn.Module, sidecar: Sidecar, target: str) -> dict[Level, int]:
-    """Found by running one black image: the file does not say."""
+def _choose(path: Path, load: Load, outputs: Sequence[Output]) -> Chosen:
+    if not zipfile.is_zipfile(path):
+        raise EncoderError(f"model {str(path)!r} cannot be loaded: it is no archive of torch")
+    try:
+        model, batch = load(path)
+    except EncoderError:
+        raise
+    except Exception as error:  # of torch, which has no error of its own for a broken file
+        raise EncoderError(f"model {str(path)!r} cannot be loaded: {first_line(error)}") from error
+    return Chosen(model, outputs, batch)
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(
+    path: Path, load: Load, outputs: tuple[Output, ...], size: int, sha256: str
+) -> list[tuple[int, ...]]:
+    """Of the outputs for a black image: the file does not say. A job asks for them often."""
+    model = _choose(path, load, outputs)
     try:
         with torch.inference_mode():
-            batch = getattr(model, "batch", None) or 1
-            levels = model(torch.zeros(batch, 3, sidecar.size, sidecar.size))
+            given = model(torch.zeros(model.batch or 1, 3, size, size))
+        return [tuple(each.shape) for each in given]
     except Exception as error:  # of the person's own model
         raise EncoderError(
-            f"model {target!r} does not fit its YAML: {first_line(error)}"
+            f"model {str(path)!r} does not fit its YAML: {first_line(error)}"
         ) from error
-    named = zip(sidecar.outputs, levels, strict=True)
-    return {level: vector.shape[-1 if vector.ndim < 4 else 1] for (level, _), vector in named}
 
 
 def _load_torchscript(path: Path) -> tuple[nn.Module, None]:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,18 +40,35 @@ def find(target: str, *, trust_remote_code: bool = False) -> Network:
     its levels are not understood.
     """
     with _naming(target):
-        config = _processor_config(target)
-        sketch = _sketch(target, trust_remote_code)
-        wanted = preprocess(config, sketch.config.model_type)
-        dimensions = _dimensions(sketch, wanted)
-        files = [*_weights(target), *_files_of_the_config(target, sketch)]
+        processor = json.dumps(_processor_config(target))
+        config = _file(target, "config.json")
+        known = [*_weights(target), *([config, *config.parent.glob("*.py")] if config else [])]
+        stamp = sha256_of_files(sorted(known))
+        found = _sketched(target, trust_remote_code, processor, stamp)
     return Network(
-        dimensions=dimensions,
-        preprocess=wanted,
-        weights_sha256=sha256_of_files(files),
+        dimensions=found.dimensions,
+        preprocess=found.preprocess,
+        weights_sha256=sha256_of_files([*_weights(target), *found.beside]),
         build=lambda: Levels(_load(target, trust_remote_code)),
         build_patches=lambda: Patches(_load(target, trust_remote_code)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sketched:
+    """What a model tells without its weights. beside: files that make it another network."""
+
+    preprocess: Preprocess
+    dimensions: dict[Level, int]
+    beside: list[Path]
+
+
+@functools.lru_cache(maxsize=4)
+def _sketched(target: str, trust_remote_code: bool, processor: str, stamp: str) -> _Sketched:
+    """A job asks for it often; the stamp tells when its files have changed."""
+    sketch = _sketch(target, trust_remote_code)
+    wanted = preprocess(json.loads(processor), sketch.config.model_type)
+    return _Sketched(wanted, _dimensions(sketch, wanted), _files_of_the_config(target, sketch))
 
 
 class Levels(nn.Module):

@@ -75,12 +75,15 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
-def sha256_of_files(paths: Iterable[Path]) -> str:
-    """Of one file its SHA-256 in hex; of several, the SHA-256 of theirs in order."""
+def sha256_of_files(paths: Iterable[Path], also: str = "") -> str:
+    """Of one file its SHA-256 in hex; of several, or with more, the SHA-256 of theirs in order.
+
+    also: what else makes other vectors of these files.
+    """
     digests = [_file_sha256(path, path.stat().st_mtime_ns) for path in paths]
-    if len(digests) == 1:
+    if len(digests) == 1 and not also:
         return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256("".join([*digests, also]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=64)

@@ -34,6 +34,17 @@ class MeanColour:
         return {"low": unit_norm(whole), "high": unit_norm(quarters.reshape(-1, 12))}
 
 
+class Counted(MeanColour):
+    made = 0
+
+    def __init__(self):
+        Counted.made += 1
+
+
+def broken():
+    return {}["weights"]
+
+
 ready = MeanColour()
 number = 7
 """
@@ -42,6 +53,7 @@ number = 7
 @pytest.fixture(autouse=True)
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_encoders.py").write_text(MINE)
+    (tmp_path / "not_python.py").write_text("class Encoder\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_encoders", raising=False)
 
@@ -66,12 +78,20 @@ def test_its_precision_is_its_own(batches_agree: Callable[[Encoder], None]) -> N
             made(spec, precision="bf16")
 
 
+def test_it_is_made_once() -> None:
+    spec = "module:my_encoders.Counted"
+    assert describe(spec) == describe(spec) == load(spec).info
+    assert sys.modules["my_encoders"].Counted.made == 1
+
+
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [
         ("my_encoders.Missing", "has no attribute 'Missing'"),
         ("no_such_package.Encoder", "No module named 'no_such_package'"),
-        ("nodot", "cannot be imported"),
+        ("nodot", "cannot be made"),
+        ("my_encoders.broken", "cannot be made: 'weights'"),
+        ("not_python.Encoder", "cannot be made: expected ':'"),
         ("my_encoders.number", "must have `info`"),
     ],
 )
