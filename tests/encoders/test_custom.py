@@ -13,26 +13,10 @@ from encoders.base import Encoder
 from encoders.registry import describe, load
 from schemas.errors import EncoderError
 
-MINE = """\
-import numpy as np
-from encoders.base import EncoderInfo, Preprocess, unit_norm
-
-
-class MeanColour:
-    info = EncoderInfo(
-        name="mean-colour",
-        dimensions={"low": 3, "high": 12},
-        preprocess=Preprocess(size=64, mean=(0, 0, 0), std=(1, 1, 1)),
-        backend="module",
-        precision="fp32",
-        weights_sha256="0" * 64,
-    )
-
-    def encode(self, pixels):
-        quarters = pixels.reshape(-1, 2, 32, 2, 32, 3).mean((2, 4)) + 1
-        whole = quarters.mean((1, 2))
-        return {"low": unit_norm(whole), "high": unit_norm(quarters.reshape(-1, 12))}
-
+PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+MINE = (
+    PAGE.partition("```python\n")[2].partition("```")[0]
+    + """
 
 class Counted(MeanColour):
     made = 0
@@ -48,6 +32,7 @@ def broken():
 ready = MeanColour()
 number = 7
 """
+)
 
 
 @pytest.fixture(autouse=True)
