@@ -101,7 +101,7 @@ def _shapes(
         return [tuple(each.shape) for each in given]
     except Exception as error:  # of the person's own model
         raise EncoderError(
-            f"model {str(path)!r} does not fit its YAML: {first_line(error)}"
+            f"model {str(path)!r} does not fit its YAML (size {size}): {first_line(error)}"
         ) from error
 
 

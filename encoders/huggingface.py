@@ -21,13 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from encoders.base import Preprocess, unit_norm
 from encoders.networks import Network, sha256_of_files
 from encoders.processors import preprocess
 from schemas.errors import EncoderError
 from schemas.records import LEVELS, Level
+
+# it draws bars and tables on the terminal; what matters of them is raised here
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 _UNUSED = re.compile(r"pooler\.")
 """Tensors that a checkpoint may lack: a head over the CLS token, which no level passes."""

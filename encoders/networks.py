@@ -72,7 +72,9 @@ def _checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
 
 def first_line(error: Exception) -> str:
     """What an error of a library says, without its pages of context."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    # TorchScript begins with where it was, and ends with what happened
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0]
 
 
 def sha256_of_files(paths: Iterable[Path], also: str = "") -> str:

@@ -59,7 +59,8 @@ def _lengths(
         vectors = run(np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8))
     except Exception as error:  # of ONNX Runtime, which has no class for them
         raise EncoderError(
-            f"model 'onnx:{path}' does not fit its YAML: {first_line(error)}"
+            f"model 'onnx:{path}' does not fit its YAML (size {preprocess.size}): "
+            f"{first_line(error)}"
         ) from error
     half = session.get_inputs()[0].type == "tensor(float16)"
     return tuple(each.shape[1] for each in vectors), "fp16" if half else "fp32"

@@ -251,7 +251,7 @@ def test_a_size_that_the_model_does_not_take_is_one_line(
             return low, mid, high
 
     spec = with_sidecar(save(Fixed().eval(), tmp_path), SIDECAR.replace("size: 32", "size: 40"))
-    with pytest.raises(EncoderError, match=r"^[^\n]*does not fit its YAML: [^\n]*$"):
+    with pytest.raises(EncoderError, match=r"^[^\n]*does not fit its YAML \(size 40\): [^\n]*$"):
         describe(spec)
 
 
