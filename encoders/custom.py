@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 from encoders.base import Encoder, EncoderInfo
+from encoders.networks import first_line
 from schemas.errors import EncoderError
 
 
@@ -16,13 +20,13 @@ def load(target: str) -> Encoder:
     module, _, attribute = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        ready = not isinstance(found, type) and hasattr(found, "encode")
+        encoder = found if ready or not callable(found) else _make(found)
+    except Exception as error:  # it runs a person's own code
         raise EncoderError(
-            f"encoder 'module:{target}' cannot be imported: {error}; "
+            f"encoder 'module:{target}' cannot be made: {first_line(error)}; "
             "give module:PACKAGE.ATTRIBUTE, with the package on PYTHONPATH"
         ) from error
-    ready = not isinstance(found, type) and hasattr(found, "encode")
-    encoder = found if ready or not callable(found) else found()
     if not isinstance(getattr(encoder, "info", None), EncoderInfo) or not callable(
         getattr(encoder, "encode", None)
     ):
@@ -31,3 +35,9 @@ def load(target: str) -> Encoder:
             "see encoders.base.Encoder"
         )
     return encoder  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=4)
+def _make(make: Callable[[], Any]) -> Any:
+    """Once: a job asks for the identity many times, and it may load a model."""
+    return make()

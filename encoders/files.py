@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import functools
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from encoders.networks import Network, sha256_of_files
-from encoders.sidecar import Output, Sidecar, find_model
+from encoders import programs
+from encoders.networks import Network, first_line, sha256_of_files
+from encoders.sidecar import Output, find_model
 from schemas.errors import EncoderError
-from schemas.records import Level
 
 
 def find_torchscript(target: str) -> Network:
@@ -53,36 +51,58 @@ class Chosen(nn.Module):
         return tuple(cast(Any, given)[output] for output in self.outputs)
 
 
-def _network(target: str, load: Callable[[Path], tuple[nn.Module, int | None]]) -> Network:
+Load = Callable[[Path], tuple[nn.Module, int | None]]
+
+
+def _network(target: str, load: Load) -> Network:
     path, sidecar = find_model(target)
-
-    def build() -> nn.Module:
-        if not zipfile.is_zipfile(path):
-            raise EncoderError(f"model {target!r} cannot be loaded: it is no archive of torch")
-        try:
-            model, batch = load(path)
-        except (RuntimeError, ValueError, OSError, pickle.UnpicklingError) as error:
-            raise EncoderError(f"model {target!r} cannot be loaded: {error}") from error
-        return Chosen(model, [output for _, output in sidecar.outputs], batch)
-
+    patches = sidecar.patches
+    outputs = tuple(output for _, output in sidecar.outputs)
+    everything = outputs if patches is None else (*outputs, patches)
+    sha256 = sha256_of_files([path], sidecar.choice)
+    shapes = _shapes(path, load, everything, sidecar.size, sha256)
+    if patches is not None and len(shapes[-1]) != 4:
+        raise EncoderError(
+            f"model {target!r} gives {shapes[-1]} as patches; its YAML must name a map (n, d, h, w)"
+        )
     return Network(
-        dimensions=_dimensions(build(), sidecar, target),
+        dimensions={
+            level: shape[-1 if len(shape) < 4 else 1]
+            for (level, _), shape in zip(sidecar.outputs, shapes, strict=False)
+        },
         preprocess=sidecar.preprocess,
-        weights_sha256=sha256_of_files([path]),
-        build=build,
+        weights_sha256=sha256,
+        build=lambda: _choose(path, load, outputs),
+        build_patches=None if patches is None else lambda: _choose(path, load, (patches,)),
     )
 
 
-def _dimensions(model: nn.Module, sidecar: Sidecar, target: str) -> dict[Level, int]:
-    """Found by running one black image: the file does not say."""
+def _choose(path: Path, load: Load, outputs: Sequence[Output]) -> Chosen:
+    if not zipfile.is_zipfile(path):
+        raise EncoderError(f"model {str(path)!r} cannot be loaded: it is no archive of torch")
+    try:
+        model, batch = load(path)
+    except EncoderError:
+        raise
+    except Exception as error:  # of torch, which has no error of its own for a broken file
+        raise EncoderError(f"model {str(path)!r} cannot be loaded: {first_line(error)}") from error
+    return Chosen(model, outputs, batch)
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(
+    path: Path, load: Load, outputs: tuple[Output, ...], size: int, sha256: str
+) -> list[tuple[int, ...]]:
+    """Of the outputs for a black image: the file does not say. A job asks for them often."""
+    model = _choose(path, load, outputs)
     try:
         with torch.inference_mode():
-            batch = getattr(model, "batch", None) or 1
-            levels = model(torch.zeros(batch, 3, sidecar.size, sidecar.size))
-    except (RuntimeError, LookupError, TypeError) as error:
-        raise EncoderError(f"model {target!r} does not fit its YAML: {error}") from error
-    named = zip(sidecar.outputs, levels, strict=True)
-    return {level: vector.shape[-1 if vector.ndim < 4 else 1] for (level, _), vector in named}
+            given = model(torch.zeros(model.batch or 1, 3, size, size))
+        return [tuple(each.shape) for each in given]
+    except Exception as error:  # of the person's own model
+        raise EncoderError(
+            f"model {str(path)!r} does not fit its YAML (size {size}): {first_line(error)}"
+        ) from error
 
 
 def _load_torchscript(path: Path) -> tuple[nn.Module, None]:
@@ -92,8 +112,7 @@ def _load_torchscript(path: Path) -> tuple[nn.Module, None]:
 
 
 def _load_exported(path: Path) -> tuple[nn.Module, int | None]:
-    with _weights_only():
-        program = torch.export.load(path)
+    program = programs.load(path)
     (images,) = program.graph_signature.user_inputs
     shapes = {
         node.name: node.meta["val"].shape
@@ -102,18 +121,3 @@ def _load_exported(path: Path) -> tuple[nn.Module, int | None]:
     }
     batch = shapes[images][0]
     return program.module(), batch if isinstance(batch, int) else None
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """`torch.export.load` unpickles where an archive asks for it; nothing here may."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -70,12 +70,22 @@ def _checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
     return pixels
 
 
-def sha256_of_files(paths: Iterable[Path]) -> str:
-    """Of one file its SHA-256 in hex; of several, the SHA-256 of theirs in order."""
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its pages of context."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    # TorchScript begins with where it was, and ends with what happened
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0]
+
+
+def sha256_of_files(paths: Iterable[Path], also: str = "") -> str:
+    """Of one file its SHA-256 in hex; of several, or with more, the SHA-256 of theirs in order.
+
+    also: what else makes other vectors of these files.
+    """
     digests = [_file_sha256(path, path.stat().st_mtime_ns) for path in paths]
-    if len(digests) == 1:
+    if len(digests) == 1 and not also:
         return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256("".join([*digests, also]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ vectors:NAME                vectors of one's own, of a model that longtail does 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from encoders.base import (
     TextEncoder,
 )
 from encoders.hardware import Device
-from encoders.networks import Network, NetworkEncoder, NetworkPatchEncoder
+from encoders.networks import Network, NetworkEncoder, NetworkPatchEncoder, first_line
 from schemas.errors import EncoderError
 from schemas.records import LEVELS, Level
 
@@ -110,7 +111,7 @@ def describe(
         return _own(spec, target, precision).info
     if family == "onnx":
         _precision(precision, Device("ONNX Runtime", ("fp32",)))
-        return _module("onnx").describe(target)  # type: ignore[no-any-return]
+        return _module("onnx").describe(target, device)  # type: ignore[no-any-return]
     return _describe(spec, _network(spec, trust_remote_code), device, precision)
 
 
@@ -166,13 +167,16 @@ def load_patches(
 def check_patches(spec: str) -> None:
     """See that an encoder gives patches. Raises EncoderError where it does not."""
     family, target = _family(spec)
-    gives = family in _PATCH_FAMILIES or (
-        family == "module" and hasattr(_module("custom").load(target), "encode_patches")
-    )
+    gives = family in _PATCH_FAMILIES
+    if family == "module":
+        gives = hasattr(_module("custom").load(target), "encode_patches")
+    if family in ("torchscript", "export"):
+        gives = _module("sidecar").find_model(target)[1].patches is not None
     if not gives:
         raise EncoderError(
-            f"encoder {spec!r} gives no patches; {DEFAULT}, hf:, timm: and a module: with "
-            "'encode_patches' do; take one of these, or set 'patches: false'"
+            f"encoder {spec!r} gives no patches; {DEFAULT}, hf:, timm:, a module: with "
+            "'encode_patches' and a torchscript: or export: whose YAML names its 'patches' do; "
+            "take one of these, or set 'patches: false'"
         )
 
 
@@ -214,7 +218,7 @@ def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
     if family == "hf" and _module("huggingface").embeds_text(
         target, trust_remote_code=trust_remote_code
     ):
-        return _module("huggingface").TextTower(  # type: ignore[no-any-return]
+        return _module("huggingface").text_tower(  # type: ignore[no-any-return]
             target, trust_remote_code=trust_remote_code
         )
     raise EncoderError(
@@ -225,7 +229,7 @@ def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """One line of `longtail encoders`. `missing`: what to run before it can be used, or ''."""
+    """One line of `longtail encoders`. `missing`: what to mend before it can be used, or ''."""
 
     name: str
     dimensions: Mapping[Level, int] | None
@@ -245,10 +249,20 @@ def available() -> list[Available]:
         for name, known in pretrained.PRETRAINED.items()
     ]
     others = [
-        Available(family.form, None, "the model's own", family.missing)
-        for family in FAMILIES.values()
+        Available(family.form, None, "the model's own", family.missing or _broken(name))
+        for name, family in FAMILIES.items()
     ]
     return ours + others
+
+
+def _broken(family: str) -> str:
+    """What is wrong with a package that is there: PyPI's torchvision beside a CPU's torch."""
+    try:
+        if family == "timm":
+            _module("timm_models")
+    except EncoderError as error:
+        return str(error)
+    return ""
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -301,12 +315,24 @@ def _own(spec: str, target: str, precision: Precision | Literal["auto"]) -> Enco
 def named(spec: str) -> str:
     """The spec without a path's folders: its weights tell a model apart, not where it lies."""
     family, colon, target = spec.partition(":")
-    return f"{family}{colon}{Path(target).stem}" if Path(target).exists() else spec
+    path = Path(target).absolute()
+    if not target or not path.exists():
+        return spec
+    return f"{family}{colon}{path.name if path.is_dir() else path.stem}"
 
 
 def _module(name: str) -> Any:
-    """A module of this room that imports what a family needs, and so is imported only for it."""
-    return importlib.import_module(f"encoders.{name}")
+    """A module of this room that imports what a family needs, and so is imported only for it.
+
+    Raises EncoderError where what it needs is there and does not load.
+    """
+    try:
+        return importlib.import_module(f"encoders.{name}")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise EncoderError(
+            f"what encoders.{name} imports does not load: {first_line(error)}; install builds that "
+            f"fit torch {importlib.metadata.version('torch')}, torchvision from the same index"
+        ) from error
 
 
 def _describe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,18 +24,25 @@ crop: 0.875                # leave out to stretch the whole image to the square
 levels: {low: 0, mid: 1, high: 2}   # the outputs, by position or by name; high is needed
 """
 
+_Mean = Annotated[float, Field(ge=0, le=1)]
+_Std = Annotated[float, Field(gt=0, le=1)]
+
 
 class Sidecar(BaseModel):
-    """How images become the model's input, and which of its outputs are the levels."""
+    """How images become the model's input, and which of its outputs are the levels.
+
+    mean, std: for pixel values scaled to [0, 1]. patches: an output that is a map (n, d, h, w).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(ge=8, le=4096)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
     interpolation: Interpolation = "bicubic"
     crop: float | None = Field(default=None, gt=0, le=1)
     levels: dict[Level, Output] = Field(default={"high": 0})
+    patches: Output | None = None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -44,6 +52,11 @@ class Sidecar(BaseModel):
     def outputs(self) -> list[tuple[Level, Output]]:
         """The levels that there are, lowest first, with the output that each is."""
         return [(level, self.levels[level]) for level in LEVELS if level in self.levels]
+
+    @property
+    def choice(self) -> str:
+        """Which outputs count, as a part of the identity: other ones are other vectors."""
+        return repr((self.outputs, self.patches))
 
 
 def find_model(target: str) -> tuple[Path, Sidecar]:

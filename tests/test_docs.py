@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from encoders.registry import available
+from encoders.sidecar import Sidecar
 from longtail import Workspace
 from longtail.cli import app
 
@@ -35,9 +38,18 @@ def test_every_command_stands_in_the_table() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (README, (ROOT / "ARCHITECTURE.md").read_text("utf-8")):
-        for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page):
-            assert (ROOT / target).exists(), target
+    for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(((?!https?:)[^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_the_encoders_of_the_page_are_those_that_there_are() -> None:
+    page = (ROOT / "docs" / "encoders.md").read_text("utf-8")
+    for line in available():
+        for form in line.name.split(" or "):
+            assert f"`{form}`" in page
+    sidecar = page.partition("```yaml\n")[2].partition("```")[0]
+    assert Sidecar.model_validate(yaml.safe_load(sidecar)).patches == 1
 
 
 def test_the_architecture_names_files_that_exist() -> None:

@@ -37,6 +37,7 @@ def encoders(as_json: JsonOption = False) -> None:
 
     Example: longtail encoders
     """
+    from encoders import hardware
     from encoders.registry import available
 
     lines = available()
@@ -55,6 +56,8 @@ def encoders(as_json: JsonOption = False) -> None:
             for line in lines
         ],
     )
+    if not hardware.find_device("auto").is_cuda and not hardware.has("openvino"):
+        print("on this CPU most run faster with: pip install 'longtail[openvino]'")
 
 
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:

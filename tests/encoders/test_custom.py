@@ -13,35 +13,32 @@ from encoders.base import Encoder
 from encoders.registry import describe, load
 from schemas.errors import EncoderError
 
-MINE = """\
-import numpy as np
-from encoders.base import EncoderInfo, Preprocess, unit_norm
+PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+MINE = (
+    PAGE.partition("```python\n")[2].partition("```")[0]
+    + """
+
+class Counted(MeanColour):
+    made = 0
+
+    def __init__(self):
+        Counted.made += 1
 
 
-class MeanColour:
-    info = EncoderInfo(
-        name="mean-colour",
-        dimensions={"low": 3, "high": 12},
-        preprocess=Preprocess(size=64, mean=(0, 0, 0), std=(1, 1, 1)),
-        backend="module",
-        precision="fp32",
-        weights_sha256="0" * 64,
-    )
-
-    def encode(self, pixels):
-        quarters = pixels.reshape(-1, 2, 32, 2, 32, 3).mean((2, 4)) + 1
-        whole = quarters.mean((1, 2))
-        return {"low": unit_norm(whole), "high": unit_norm(quarters.reshape(-1, 12))}
+def broken():
+    return {}["weights"]
 
 
 ready = MeanColour()
 number = 7
 """
+)
 
 
 @pytest.fixture(autouse=True)
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_encoders.py").write_text(MINE)
+    (tmp_path / "not_python.py").write_text("class Encoder\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_encoders", raising=False)
 
@@ -66,12 +63,20 @@ def test_its_precision_is_its_own(batches_agree: Callable[[Encoder], None]) -> N
             made(spec, precision="bf16")
 
 
+def test_it_is_made_once() -> None:
+    spec = "module:my_encoders.Counted"
+    assert describe(spec) == describe(spec) == load(spec).info
+    assert sys.modules["my_encoders"].Counted.made == 1
+
+
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [
         ("my_encoders.Missing", "has no attribute 'Missing'"),
         ("no_such_package.Encoder", "No module named 'no_such_package'"),
-        ("nodot", "cannot be imported"),
+        ("nodot", "cannot be made"),
+        ("my_encoders.broken", "cannot be made: 'weights'"),
+        ("not_python.Encoder", "cannot be made: expected ':'"),
         ("my_encoders.number", "must have `info`"),
     ],
 )

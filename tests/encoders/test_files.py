@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoders.base import Encoder
-from encoders.registry import describe, load
+from encoders.registry import describe, load, load_patches
 from schemas.errors import EncoderError
 from schemas.records import LEVELS
 
@@ -172,6 +176,97 @@ def test_one_level_is_enough_and_outputs_go_by_name(
 
 
 @pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
+def test_the_choice_of_outputs_is_part_of_the_identity(
+    save: Save, small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save(small_model, tmp_path))
+    before = describe(spec, device="cpu")
+    with_sidecar(spec, SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{low: 0, mid: 0, high: 2}"))
+    assert describe(spec, device="cpu").weights_sha256 != before.weights_sha256
+
+
+def test_weights_beside_an_onnx_file_are_part_of_the_identity(
+    small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save_onnx(small_model, tmp_path))
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.save(
+        model,
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="numbers.bin",
+        size_threshold=100,
+    )
+    before = describe(spec, device="cpu")
+    numbers = bytearray((tmp_path / "numbers.bin").read_bytes())
+    numbers[2] ^= 0x40  # of the first float
+    (tmp_path / "numbers.bin").write_bytes(numbers)
+    assert describe(spec, device="cpu").id != before.id
+
+
+def test_an_onnx_model_in_half_precision_is_fed_so(
+    small_model: nn.Module,
+    expected: dict[str, np.ndarray],
+    photographs: Photographs,
+    tmp_path: Path,
+) -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(level.half() for level in small_model(x.float()))
+
+    path = tmp_path / "half.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(Half(), (torch.zeros(1, 3, 32, 32).half(),), path, verbose=False)
+    encoder = load(with_sidecar(f"onnx:{path}"), device="cpu")
+    assert encoder.info.precision == "fp16"
+    for level, vectors in encoder.encode(photographs(5, 32)).items():
+        assert (vectors * expected[level]).sum(1).min() > 1 - 1e-4
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_exported])
+def test_an_output_that_is_a_map_gives_patches(
+    save: Save, small_model: nn.Module, photographs: Photographs, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save(small_model, tmp_path), SIDECAR + "patches: 0\n")
+    patches = load_patches(spec, device="cpu").encode_patches(photographs(5, 32))
+    assert patches.shape == (5, 16, 16, 4)
+    with pytest.raises(EncoderError, match="must name a map"):
+        describe(with_sidecar(spec, SIDECAR + "patches: 1\n"))
+    with pytest.raises(EncoderError, match="whose YAML names its 'patches'"):
+        load_patches(with_sidecar(spec))
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
+def test_a_size_that_the_model_does_not_take_is_one_line(
+    save: Save, small_model: nn.Module, tmp_path: Path
+) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = small_model
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            low, mid, high = self.model(x + torch.zeros(3, 32, 32))
+            return low, mid, high
+
+    spec = with_sidecar(save(Fixed().eval(), tmp_path), SIDECAR.replace("size: 32", "size: 40"))
+    with pytest.raises(EncoderError, match=r"^[^\n]*does not fit its YAML \(size 40\): [^\n]*$"):
+        describe(spec)
+
+
+def test_onnx_runtime_for_the_cpu_is_not_taken_for_a_gpus(
+    small_model: nn.Module, tmp_path: Path
+) -> None:
+    from encoders.onnx import describe as describe_on
+
+    target = with_sidecar(save_onnx(small_model, tmp_path)).partition(":")[2]
+    with pytest.raises(EncoderError, match=r"'cuda:0'.*pip install onnxruntime-gpu"):
+        describe_on(target, "cuda:0")
+    assert describe_on(target, "auto").dimensions["high"] == 12
+
+
+@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
 def test_a_model_without_yaml_shows_one(save: Save, small_model: nn.Module, tmp_path: Path) -> None:
     spec = save(small_model, tmp_path)
     with pytest.raises(EncoderError, match=r"needs model.yaml beside it, such as:\nsize: 224\n"):
@@ -183,6 +278,8 @@ def test_a_model_without_yaml_shows_one(save: Save, small_model: nn.Module, tmp_
     [
         (SIDECAR + "sise: 3", "sise: Extra inputs are not permitted"),
         (SIDECAR.replace("size: 32", "size: big"), "size: Input should be a valid integer"),
+        (SIDECAR.replace("0.4", "116"), r"mean\.1: Input should be less than or equal to 1"),
+        (SIDECAR.replace("[0.2,", "[0,"), r"std\.0: Input should be greater than 0"),
         (SIDECAR.replace("high: 2", "top: 2"), "levels.top"),
         (SIDECAR.replace(", high: 2", ""), "'high' is missing"),
         ("- 1", "the file: Input should be a valid dictionary"),
@@ -235,7 +332,7 @@ def swapped(archive: Path, name: str, body: bytes) -> Path:
         (found,) = (member for member in members if member.endswith(name))
         members[found] = body
         for member, content in members.items():
-            if member.endswith("weights_config.json"):
+            if "weights/weight_" in name and member.endswith("weights_config.json"):
                 content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
             new.writestr(member, content)
     return copy
@@ -256,3 +353,67 @@ def test_no_pickle_is_opened(small_model: nn.Module, tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match="cannot be loaded"):
             describe(with_sidecar(spec))
     assert not sprung.exists()
+
+
+def changed(archive: Path, name: str, change: Callable[[dict[str, Any]], None]) -> str:
+    """The spec of a copy of an archive of torch.export in which one JSON is another."""
+    with zipfile.ZipFile(archive) as old:
+        (found,) = (member for member in old.namelist() if member.endswith(name))
+        content = json.loads(old.read(found))
+    change(content)
+    return f"export:{swapped(archive, name, json.dumps(content).encode())}"
+
+
+def test_no_string_of_a_program_runs(small_model: nn.Module, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    code = f"__import__('pathlib').Path({str(sprung)!r}).touch()"
+    archive = Path(save_exported(small_model, tmp_path).partition(":")[2])
+
+    def size(text: str) -> Callable[[dict[str, Any]], None]:
+        def change(program: dict[str, Any]) -> None:
+            (images,) = program["graph_module"]["graph"]["inputs"][-1:]
+            values = program["graph_module"]["graph"]["tensor_values"]
+            values[images["as_tensor"]["name"]]["sizes"][0]["as_expr"]["expr_str"] = text
+
+        return change
+
+    def argument(program: dict[str, Any]) -> None:
+        graph = program["graph_module"]["graph"]
+        graph["inputs"][-1]["as_tensor"]["name"] = f"x={code}"
+
+    def operator(program: dict[str, Any]) -> None:
+        program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+
+    def guard(program: dict[str, Any]) -> None:
+        program["guards_code"] = [code]
+
+    def constant(constants: dict[str, Any]) -> None:
+        constants["config"]["c"] = {"path_name": "opaque_obj_0", "use_pickle": True}
+
+    program = "models/model.json"
+    for name, change, found in (
+        (program, size(f"{code} or Symbol('s0')"), "__import__"),
+        (program, size(f"Max({code!r}, 2)"), "Max"),
+        (program, argument, "x=__import__"),
+        (program, operator, "torch.os.system"),
+        ("model_constants_config.json", constant, "opaque_obj_0"),
+    ):
+        with pytest.raises(EncoderError, match=rf"it holds .*{re.escape(found)}.*export it anew"):
+            describe(with_sidecar(changed(archive, name, change)))
+    assert describe(with_sidecar(changed(archive, program, guard))).dimensions["high"] == 12
+    assert not sprung.exists()
+
+
+def test_shapes_that_are_computed_are_plain(tmp_path: Path) -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            n = x.shape[0]
+            halves = x.reshape(n * 4, -1)[: n * 2 + 1].sum(1)
+            return {"whole": x.mean((2, 3)) + halves.mean(), "rest": halves}
+
+    with torch.no_grad():
+        spec = with_sidecar(
+            save_exported(Windows().eval(), tmp_path),
+            SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{high: whole}"),
+        )
+    assert describe(spec, device="cpu").dimensions == {"high": 3}

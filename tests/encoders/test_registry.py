@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from encoders.registry import (
     load,
     load_patches,
     load_text,
+    named,
     share,
     share_patches,
 )
@@ -143,6 +146,35 @@ def test_what_is_available_says_how_to_get_the_rest(monkeypatch: pytest.MonkeyPa
     assert lines["onnx:PATH"].missing == "pip install 'longtail[onnx]'"
     with pytest.raises(EncoderError, match=r"'onnx:a.onnx'.*pip install 'longtail\[onnx\]'"):
         describe("onnx:a.onnx")
+
+
+def test_a_package_that_does_not_load_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for package, code in (
+        ("timm", "import torchvision"),
+        ("torchvision", "raise RuntimeError('operator torchvision::nms does not exist\\nmore')"),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("timm", "torchvision", "encoders.timm_models"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    told = r"nms does not exist; install builds that fit torch [^\n]*$"
+    with pytest.raises(EncoderError, match=told):
+        describe("timm:resnet18")
+    (line,) = (line for line in available() if line.name == "timm:NAME")
+    assert re.search(told, line.missing)
+
+
+def test_a_folder_is_named_whole(tmp_path: Path) -> None:
+    for folder in ("clip-v1.5", "clip-v1.6"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "model.pt").touch()
+    assert named(f"hf:{tmp_path / 'clip-v1.5'}") == "hf:clip-v1.5"
+    assert named(f"hf:{tmp_path / 'clip-v1.6'}/") == "hf:clip-v1.6"
+    assert named(f"export:{tmp_path / 'model.pt'}") == "export:model"
+    assert named("hf:openai/clip-vit-base-patch32") == "hf:openai/clip-vit-base-patch32"
 
 
 def test_patches_are_a_grid_of_unit_vectors(photographs: Photographs) -> None:

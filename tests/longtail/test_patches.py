@@ -183,7 +183,7 @@ def test_the_detector_needs_the_setting(workspace: Workspace) -> None:
         Workspace(workspace.root, {"mining": {"detector": "patch"}}).mine()
 
 
-@pytest.mark.parametrize("encoder", ["torchscript:model.pt", "onnx:model.onnx", "vectors:mine"])
+@pytest.mark.parametrize("encoder", ["onnx:model.onnx", "vectors:mine"])
 def test_an_encoder_without_patches_is_told(empty: Workspace, encoder: str, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"gives no patches; efficientnet-lite0, hf:, timm:"):
         Workspace(empty.root, {"patches": True, "encoder": encoder}).ingest([str(tmp_path)])

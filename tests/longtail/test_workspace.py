@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from encoders import registry
+from encoders.base import EncoderInfo
 from longtail import Workspace
 from longtail.runs import start
 from pipelines.progress import Progress
@@ -344,6 +346,28 @@ def test_the_precision_of_the_settings_is_that_of_the_samples(
     assert workspace.catalog.samples.read(["encoder"])["encoder"].to_pylist() == [expected]
     with pytest.raises(EncoderError, match="precision 'fp16' is not for"):
         Workspace(empty.root, {"precision": "fp16", "device": "cpu"}).ingest([str(tmp_path)])
+
+
+def test_samples_of_a_machine_with_another_precision_are_not_added_to(
+    empty: Workspace, tmp_path: Path
+) -> None:
+    workspace = Workspace(empty.root, {"precision": "fp32", "device": "cpu"})
+    images = tmp_path / "images"
+    images.mkdir()
+    photograph(images / "a.png", 1)
+    assert workspace.ingest([str(images)]).ingested == 1
+    here = workspace.jobs.encoder
+    assert isinstance(here, EncoderInfo)
+    there = replace(here, precision="bf16")
+    workspace.catalog.encoder(here.id).write_text(there.to_json())
+
+    photograph(images / "b.png", 2)
+    for job in (lambda: workspace.ingest([str(images)]), workspace.index, workspace.mine):
+        with pytest.raises(EncoderError) as refused:
+            job()
+        for part in (here.id, there.id, "precision fp32, not bf16"):
+            assert part in str(refused.value)
+    assert workspace.status()["samples"] == 1
 
 
 TWO_PRECISIONS = """\
