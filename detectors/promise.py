@@ -202,8 +202,10 @@ def _proven(p_values: Floats, floors: Floats, kept: Mask, rate: float) -> Promis
     fewest = int(np.ceil(least * n / rate - ROUNDING))
     if fewest > MOST_STRANGE * n:
         return Promise.none(_unproven(least, rate, rate * MOST_STRANGE))
-    chance = float(floors[kept].mean())
-    if binomtest(count, n, chance, alternative="greater").pvalue < SIGNIFICANT:
+    total = n + 1 / float(floors[kept].mean()) - 1
+    drawn = np.arange(count)
+    # The chance that the strangest `count` of pool and reference are all of the pool.
+    if np.prod((n - drawn) / (total - drawn)) < SIGNIFICANT:
         return Promise.none(_unproven(float(floors[beyond].max()), rate, rate * count / n))
     if fewest > 1:
         nothing += f"; {_references(least)} can prove no fewer than {fewest} at once"

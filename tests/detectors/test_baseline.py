@@ -85,7 +85,7 @@ def test_a_rate_is_promised_from_a_clean_reference(ordinary):
 
 @pytest.mark.parametrize("reason", ["no clean reference", "contaminated", "shift", "cannot prove"])
 def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
-    sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (100, 0, 15)}
+    sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (100, 0, 25)}
     known, dirty, odd = sizes.get(reason, (400, 0, 4))
     reference = ordinary(known, wild=dirty)
     pool = ordinary(300, odd=odd, near=reference)
