@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -24,6 +24,7 @@ Embedded = Mapping[Level, NDArray[np.float32]]
 Ints = NDArray[np.int64]
 
 BATCH = 64
+SOURCE = "elpv"
 
 
 class Cells:
@@ -85,8 +86,13 @@ def joined(*parts: Embedded) -> Embedded:
     return {level: np.concatenate([part[level] for part in parts]) for level in LEVELS}
 
 
-def pool_of(embedded: Embedded, near: Embedded | None = None) -> Pool:
-    """A pool with exact neighbours on the high level, among itself or among `near`."""
+def pool_of(
+    embedded: Embedded, near: Embedded | None = None, sources: Sequence[str] | None = None
+) -> Pool:
+    """A pool with exact neighbours on the high level, among itself or among `near`.
+
+    sources: (n,); one for all if they are not named.
+    """
     high = embedded["high"]
     among = high if near is None else near["high"]
     model = NearestNeighbors(n_neighbors=min(CROWD, len(among) - 1)).fit(among)
@@ -94,7 +100,7 @@ def pool_of(embedded: Embedded, near: Embedded | None = None) -> Pool:
     n = len(high)
     return Pool(
         sample_ids=[f"{i:064x}" for i in range(n)],
-        sources=["elpv"] * n,
+        sources=[SOURCE] * n if sources is None else sources,
         embeddings=embedded,
         quality={},
         distances=distances.astype(np.float32),

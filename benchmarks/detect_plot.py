@@ -62,12 +62,12 @@ def _promises(panel: Any, rows: Rows) -> None:
         panel.errorbar(i, rate["mean"], rate["interval"], fmt="o", color="tab:red", capsize=3)
         if power:
             panel.errorbar(i, power["mean"], power["interval"], fmt="o", color="tab:blue")
-        withdrawn = f"withdrawn\n{methods['withdrawn']['mean']:.0f}%"
-        panel.annotate(withdrawn, (i, 100), ha="center", fontsize=8)
+        withdrawn = f"{methods['withdrawn']['mean']:.0f}"
+        panel.annotate(withdrawn, (i, 104), ha="center", fontsize=8)
     panel.axhline(10, color="tab:red", linestyle=":")
-    names = [name.replace(", ", ",\n").replace(" by", "\nby") for name in rows]
-    panel.set_xticks(range(len(rows)), names, fontsize=8)
-    panel.set(title="a promise of 10%: false alarms (red), power (blue), %", ylim=(-3, 112))
+    panel.set_xticks(range(len(rows)), rows, fontsize=8, rotation=30, ha="right")
+    title = "10% promised: false alarms (red), power (blue), withdrawn (top), %"
+    panel.set(title=title, ylim=(-3, 112))
 
 
 def _labels(panel: Any, rows: Rows) -> None:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
 from detectors.baseline import CROWD, ISOLATION, NEIGHBOURS, Baseline, Measures, fit_pool
-from detectors.calibration import Promise, conformal_p_values, p_values_by_source, promise
+from detectors.calibration import Calibration, conformal_p_values, enough
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import find_groups
 from detectors.pool import Pool
-from detectors.registry import DEFAULT, Yardstick, detector, yardstick
-from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, linear_z, share_below
+from detectors.promise import Promise, promise
+from detectors.registry import AGAINST_REFERENCE, DEFAULT, Yardstick, detector, yardstick
+from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, knn_distance, linear_z, share_below
 from detectors.shift import Shift, find_shifts
 from schemas.errors import UsageError
 from schemas.records import LEVELS, FlagKind, Level
@@ -31,6 +34,8 @@ from schemas.records import LEVELS, FlagKind, Level
 OUTLIER: FlagKind = "outlier"
 CAPTURE_FAULT: FlagKind = "capture_fault"
 
+ORDINARY_Z = 2.0
+"""Of ordinary samples one in forty lies further out than so many robust deviations."""
 BLOCK = 1024
 """Flags compared with the whole pool at a time: bounds the memory of the exact search."""
 
@@ -71,7 +76,8 @@ class Policy:
     reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
     distance. level: the one that is scored. fault_threshold: what `Baseline.broken` is asked for; a
     sample that is no outlier is then a capture fault. nearest: how many unflagged samples to
-    show beside a flag. apart: samples within this distance of each other count once, 0 for none.
+    show beside a flag. apart: samples within this distance of each other count once, 0 for none;
+    no rate is promised then.
     """
 
     budget: Budget = Budget(share=0.02)
@@ -160,12 +166,13 @@ def mine(
     score = _score(pool, z, baseline, policy, measure)
     p_value = tail = calibration = None
     if measure is not None:
-        calibration = measure(baseline.z, baseline)
-        p_value = p_values_by_source(score, pool.sources, calibration, baseline.sources)
+        known = measure(baseline.z, baseline)
+        calibration = Calibration(known, baseline.sources, enough(policy.fdr))
+        p_value = calibration.p_values(score, pool.sources)
         p_value[np.isin(pool.sources, [shift.source for shift in shifts])] = np.nan
         unsettled = baseline.scales.z(raw, pool.sources)
-        tail = conformal_p_values(measure(unsettled, baseline), calibration)
-    found, notes = _promised(p_value, calibration, policy, shifts)
+        tail = conformal_p_values(measure(unsettled, baseline), known)
+    found, notes = _promised(p_value, calibration, pool, policy, baseline)
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
@@ -261,20 +268,39 @@ def _score(
 
 
 def _promised(
-    p_value: Floats | None, calibration: Floats | None, policy: Policy, shifts: Sequence[Shift]
-) -> tuple[Mask | None, list[str]]:
+    p_value: Floats | None,
+    calibration: Calibration | None,
+    pool: Pool,
+    policy: Policy,
+    baseline: Baseline,
+) -> tuple[Mask | None, Sequence[str]]:
     """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
     if policy.fdr is None:
         return None, []
-    if p_value is None or calibration is None:
-        promised = Promise(None, "there is no clean reference, or no p-values of this detector")
-    elif shifts:
-        promised = Promise(None, "a source has shifted away from the reference")
+    if calibration is not None and p_value is not None and not policy.apart:
+        alike = partial(_alike, pool, baseline)
+        promised = promise(p_value, pool.sources, calibration, policy.fdr, alike)
+    elif policy.apart:
+        promised = Promise.none(
+            "with 'apart' near-duplicates count once, and a rate of all samples says nothing "
+            "of what is left"
+        )
+    elif policy.detector in AGAINST_REFERENCE:
+        promised = Promise.none("there is no clean reference")
     else:
-        promised = promise(p_value, calibration, policy.fdr)
-    if promised.found is None:
-        return None, [f"no rate is promised, ranked to the budget instead: {promised.note}"]
-    return promised.found, [promised.note]
+        promised = Promise.none(f"detector '{policy.detector}' has no p-values")
+    return promised.found, promised.notes
+
+
+def _alike(pool: Pool, baseline: Baseline, rows: Ints) -> Mask:
+    """Which of the rows (k,) lie as near to each other as ordinary samples of the reference do."""
+    if len(rows) <= baseline.neighbours:
+        return np.zeros(len(rows), dtype=bool)
+    near = NearestNeighbors(n_neighbors=baseline.neighbours)
+    distances, _ = near.fit(pool.embeddings[baseline.level][rows]).kneighbors()
+    usual = baseline.scales.pooled[ISOLATION]
+    alike: Mask = usual.z(knn_distance(distances, baseline.neighbours)) < ORDINARY_Z
+    return alike
 
 
 def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[Ints, Ints]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,12 +79,13 @@ def test_a_rate_is_promised_from_a_clean_reference(ordinary):
     outliers = [r for r, k in zip(findings.flagged, findings.kinds, strict=True) if k == "outlier"]
     assert set(range(20)) <= set(outliers)
     assert len(outliers) <= 25
-    assert findings.notes == [f"at most 10% of the {len(outliers)} outliers are false alarms"]
+    said = f"at most 10% of the {len(outliers)} outliers are expected to be false alarms"
+    assert findings.notes == [said]
 
 
 @pytest.mark.parametrize("reason", ["no clean reference", "contaminated", "shift", "cannot prove"])
 def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
-    sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (100, 0, 1)}
+    sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (100, 0, 25)}
     known, dirty, odd = sizes.get(reason, (400, 0, 4))
     reference = ordinary(known, wild=dirty)
     pool = ordinary(300, odd=odd, near=reference)
@@ -99,6 +102,57 @@ def test_a_pool_of_nothing_but_outliers_is_no_discovery_but_a_shift(ordinary):
     findings = mine(pool, Policy(Budget(count=3), fdr=0.1), fit_reference(reference))
     assert findings.kinds.count("outlier") == 3
     assert "shift" in findings.notes[-1]
+
+
+def outliers_of(findings):
+    pairs = zip(findings.flagged, findings.kinds, strict=True)
+    return {int(row) for row, kind in pairs if kind == "outlier"}
+
+
+@pytest.mark.parametrize(
+    ("moved", "why"), [(200, "shifted away"), (24, "unknown to the reference")]
+)
+def test_a_source_without_a_rate_costs_the_others_nothing(moved, why, ordinary):
+    """No sample of the other source is an edge case, and all are strange."""
+    reference = ordinary(800)
+    pool = ordinary(400 + moved, odd=20 + moved, near=reference)
+    pool = replace(pool, sources=["line-3"] * 20 + ["line-9"] * moved + ["line-3"] * 380)
+    findings = mine(pool, Policy(fdr=0.1), fit_reference(reference))
+    found = outliers_of(findings)
+    assert findings.promised
+    assert set(range(20)) <= found
+    assert not any(20 <= row < 20 + moved for row in found)
+    assert "no rate is promised for source 'line-9'" in findings.notes[0]
+    assert why in findings.notes[0]
+    assert f"at most 10% of the {len(found)} outliers are expected" in findings.notes[1]
+
+
+def test_as_many_edge_cases_stand_where_a_kind_of_its_own_does_not(ordinary):
+    reference = ordinary(600)
+    baseline, policy = fit_reference(reference), Policy(fdr=0.1)
+    diverse = mine(ordinary(400, wild=60, near=reference), policy, baseline)
+    assert diverse.promised
+    assert set(range(340, 400)) <= outliers_of(diverse)
+    alike = mine(ordinary(400, odd=60, near=reference), policy, baseline)
+    assert not alike.promised
+    assert "as near to each other as ordinary ones: a shift" in alike.notes[-1]
+
+
+def test_no_rate_is_promised_where_near_duplicates_count_once(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(300, odd=20, near=reference)
+    findings = mine(pool, Policy(Budget(count=3), fdr=0.1, apart=0.1), fit_reference(reference))
+    assert not findings.promised
+    assert findings.kinds.count("outlier") == 3
+    assert "with 'apart' near-duplicates count once" in findings.notes[-1]
+
+
+def test_a_detector_without_p_values_is_named(ordinary):
+    reference = ordinary(400)
+    pool = replace(ordinary(300, near=reference), uncertainty=np.linspace(0, 1, 300))
+    policy = Policy(Budget(count=3), fdr=0.1, detector="uncertainty")
+    findings = mine(pool, policy, fit_reference(reference))
+    assert findings.notes[-1].endswith("detector 'uncertainty' has no p-values")
 
 
 def test_a_new_camera_is_one_shift_and_not_a_thousand_edge_cases(ordinary):

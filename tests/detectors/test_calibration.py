@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from detectors.calibration import benjamini_hochberg, conformal_p_values, promise
+from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
 
 
 def test_p_values_of_a_hand_computed_case():
@@ -44,45 +43,13 @@ def test_the_realised_false_discovery_rate_keeps_its_bound(rng):
     assert np.mean(realised) <= 0.1
 
 
-def promised(rng, normal, odd=0, reference=400, strange=0):
-    """A promise at 10% over `normal` scores and `odd` high ones."""
-    calibration = np.r_[rng.normal(size=reference - strange), np.full(strange, 5.0)]
-    scores = np.r_[normal, np.full(odd, 8.0)]
-    return promise(conformal_p_values(scores, calibration), calibration, 0.1)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.2])
-def test_a_promise_stands_where_normal_samples_are_those_of_the_reference(rng, share):
-    kept = [
-        promised(rng, rng.normal(size=400), int(400 * share / (1 - share))).found is not None
-        for _ in range(100)
-    ]
-    assert np.mean(kept) > 0.95
-
-
-@pytest.mark.parametrize(
-    ("centre", "spread", "moved"), [(1.0, 1.0, 400), (0.0, 1.6, 400), (0.7, 1.0, 400), (4, 1, 200)]
-)
-def test_a_shift_of_all_or_of_half_of_the_pool_is_said(rng, centre, spread, moved):
-    told = [
-        promised(
-            rng, np.r_[rng.normal(size=400 - moved), rng.normal(centre, spread, size=moved)], odd=20
-        )
-        for _ in range(100)
-    ]
-    assert np.mean([each.found is None for each in told]) > 0.9
-    assert "a shift voids any rate" in next(each.note for each in told if each.found is None)
-
-
-def test_a_strange_reference_is_named_only_where_it_hides_everything(rng):
-    assert promised(rng, rng.normal(size=200), odd=40, strange=4).found is not None
-    told = promised(rng, rng.normal(size=200), odd=3, strange=30)
-    assert told.found is None
-    assert "contaminated: 30 of its 400" in told.note
-
-
-def test_nothing_strange_is_no_failure_of_the_reference(rng):
-    told = promised(rng, rng.uniform(-0.5, 0.5, size=5), reference=4000)
-    assert told.found is not None
-    assert not told.found.any()
-    assert "nothing in the pool is proven strange" in told.note
+def test_a_source_is_calibrated_by_itself_where_that_could_prove_something():
+    scores = np.r_[np.arange(300.0), np.arange(1000.0, 1300.0)]
+    sources = ["near"] * 300 + ["far"] * 300
+    own = Calibration(scores, sources).p_values(np.array([400.0, 1200.0]), ["near", "far"])
+    np.testing.assert_allclose(own, [1 / 301, 101 / 301])
+    strict = Calibration(scores, sources, enough(0.1))
+    np.testing.assert_allclose(strict.floors(["near", "far"]), 1 / 601)
+    loose = Calibration(scores, sources, enough(0.5))
+    np.testing.assert_allclose(loose.floors(["near", "far"]), 1 / 301)
+    np.testing.assert_allclose(loose.floors(["another"]), 1 / 601)
