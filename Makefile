@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-encode bench-index bench-detect clean
+.PHONY: help demo test lint format bench bench-encode bench-index bench-detect bench-patches clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,7 +25,7 @@ format: $(VENV)/.dev ## format the code and mend what ruff can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: bench-encode bench-index bench-detect ## all benchmarks; they write benchmarks/results/
+bench: bench-encode bench-index bench-detect bench-patches ## all benchmarks; they write benchmarks/results/
 
 bench-encode: $(VENV)/.bench ## measure decoding, encoding and ingest; QUICK=1 for a minute's worth
 	$(BIN)/python -m benchmarks.encode $(if $(QUICK),--quick)
@@ -35,6 +35,9 @@ bench-index: $(VENV)/.bench ## measure the index beside its rivals; QUICK=1 for 
 
 bench-detect: $(VENV)/.bench ## detection beside its rivals; QUICK=1 for one seed
 	$(BIN)/python -m benchmarks.detect $(if $(QUICK),--quick)
+
+bench-patches: $(VENV)/.bench ## scores of patches beside those of whole images
+	$(BIN)/python -m benchmarks.patches
 
 clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,9 +1,11 @@
 """How busy a GPU is kept: `python -m benchmarks.gpu_encode`, needing torch and nothing of Beam.
 
-For EfficientNet-Lite0 and a ViT-B/14 of random weights at 224 px: the ceiling, which is the
-network alone on pixels that lie on the GPU; the rate from pixels in memory through
-`encoders.cuda`; and the share of the time that the GPU waits. The last line is one JSON object,
-also written to benchmarks/results/gpu_encode.json.
+For EfficientNet-Lite0 and a ViT-B/14 at 224 px, both of random weights, on which speed does not
+depend: the batch that was found by trying; the ceiling, which is the network alone on such batches
+that lie on the GPU; the rate from pixels in memory as an ingest gives them, 16 at a time to be
+gathered, and the share of that time in which no forward pass was at work, by the GPU's own clock;
+and the rate of 16 at a time that are not gathered. The last line is one JSON object, also written
+to benchmarks/results/gpu_encode.json.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,18 +21,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoders import hardware, pretrained
+from encoders import hardware
 from encoders.backends import DTYPES, PixelsToVectors
-from encoders.base import Preprocess
-from encoders.cuda import cuda
+from encoders.base import Pixels, Precision, Preprocess
+from encoders.cuda import Gpu, cuda
+from encoders.efficientnet import VARIANTS, EfficientNetLite
+from pipelines.encoding import Gather
+from schemas.errors import EncoderError
 
 RESULTS = Path(__file__).parent / "results" / "gpu_encode.json"
 SIZE, SECONDS, CALLERS = 224, 8.0, 4
+AT_ONCE = 16
 PREPROCESS = Preprocess(SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
+LITE0 = ((16, 3, 1), (24, 3, 2), (40, 5, 2), (80, 3, 3), (112, 5, 3), (192, 5, 4), (320, 3, 1))
+"""Width, kernel and repeats of the stages."""
 
 
 class ViT(nn.Module):
-    """ViT-B/14 (Dosovitskiy et al., 2010.11929) of random weights: 12 blocks, 768 wide."""
+    """ViT-B/14 (Dosovitskiy et al., 2010.11929): 12 blocks, 768 wide."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,16 +54,57 @@ class ViT(nn.Module):
         return (self.blocks(self.embed(x).flatten(2).transpose(1, 2) + self.position),)
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "efficientnet-lite0": lambda: pretrained.find("efficientnet-lite0").build(),
-    "vit-b14": ViT,
-}
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 without the package of its weights."""
+    state: dict[str, Tensor] = {}
+
+    def add(conv: str, norm: str, *shape: int) -> None:
+        state[f"{conv}.weight"] = torch.randn(shape) * float(np.prod(shape[1:])) ** -0.5
+        for key in ("weight", "running_var", "bias", "running_mean"):
+            value = 1.0 if key in ("weight", "running_var") else 0.0
+            state[f"{norm}.{key}"] = torch.full(shape[:1], value)
+
+    width, block = 32, 0
+    add("_conv_stem", "_bn0", width, 3, 3, 3)
+    for outputs, kernel, repeats in LITE0:
+        for _ in range(repeats):
+            prefix, inner = f"_blocks.{block}", width * (6 if block else 1)
+            if block:
+                add(f"{prefix}._expand_conv", f"{prefix}._bn0", inner, width, 1, 1)
+            add(f"{prefix}._depthwise_conv", f"{prefix}._bn1", inner, 1, kernel, kernel)
+            add(f"{prefix}._project_conv", f"{prefix}._bn2", outputs, inner, 1, 1)
+            width, block = outputs, block + 1
+    return EfficientNetLite(state, VARIANTS["efficientnet-lite0"])
 
 
-def ceiling(network: PixelsToVectors, device: torch.device, dtype: torch.dtype, n: int) -> float:
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"efficientnet-lite0": lite0, "vit-b14": ViT}
+
+
+class Timed(PixelsToVectors):
+    """Notes when each forward pass begins and ends on the GPU."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__(body, PREPROCESS)
+        self.passes: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        vectors = super().forward(pixels)
+        ended.record()
+        self.passes.append((begun, ended))
+        return vectors
+
+    def seconds(self) -> float:
+        """In forward passes since this was asked last; all of them have ended."""
+        passes, self.passes = self.passes, []
+        return float(sum(begun.elapsed_time(ended) for begun, ended in passes)) / 1000
+
+
+def ceiling(network: Timed, device: torch.device, dtype: torch.dtype, n: int) -> float:
     """Images/s of the network on pixels that are there already."""
     pixels = torch.randint(0, 256, (n, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
-    with torch.inference_mode(), torch.autocast("cuda", dtype):
+    with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
         for _ in range(5):
             network(pixels)
         torch.cuda.synchronize(device)
@@ -68,47 +117,69 @@ def ceiling(network: PixelsToVectors, device: torch.device, dtype: torch.dtype, 
     return images / (time.perf_counter() - begun)
 
 
-def achieved(run: Callable[[np.ndarray], object], n: int) -> float:
-    """Images/s from memory, by a few callers at once as the workers of a job are."""
-    pixels = np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+def achieved(gpu: Gpu, size: int | None) -> tuple[float, float]:
+    """Images/s from memory by a few callers at once, as the workers of a job are, and seconds.
+
+    size: of the batches that are gathered; None where there are none.
+    """
+    pixels = list(
+        np.random.default_rng(0).integers(0, 256, (AT_ONCE, SIZE, SIZE, 3), dtype=np.uint8)
+    )
+
+    def encode(images: Sequence[Pixels]) -> int:
+        gpu(np.stack(images))
+        return len(images)
 
     def work(_: int) -> int:
-        images, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < SECONDS:
-            run(pixels)
-            images += n
-        return images
+        begun, images = time.perf_counter(), 0
+        with ThreadPoolExecutor(1) as encoding:
+            gathered = Gather(encoding, encode, lambda: size)
+            while time.perf_counter() - begun < SECONDS:
+                images += sum(gathered.add(pixels))
+            return images + sum(gathered.finish())
 
-    run(pixels)
     begun = time.perf_counter()
     with ThreadPoolExecutor(CALLERS) as callers:
         images = sum(callers.map(work, range(CALLERS)))
-    return images / (time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return images / seconds, seconds
+
+
+def measure(body: nn.Module, device: str, precision: Precision) -> dict[str, float]:
+    """The row of one network."""
+    network = Timed(body.eval())
+    gpu = cuda(network, SIZE, device, precision, compile_=False)
+    most = ceiling(network, torch.device(device), DTYPES[precision], gpu.batch)
+    network.seconds()
+    rate, seconds = achieved(gpu, gpu.batch)
+    waits = 1 - network.seconds() / seconds
+    ungathered, _ = achieved(gpu, None)
+    return {
+        "batch": gpu.batch,
+        "ceiling_images_per_s": round(most, 1),
+        "images_per_s": round(rate, 1),
+        "share_of_ceiling": round(rate / most, 3),
+        "gpu_waits_share": round(waits, 3),
+        "ungathered_images_per_s": round(ungathered, 1),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--batch", type=int, default=256)
-    arguments = parser.parse_args()
-    target = hardware.find_device(arguments.device)
-    device, precision = torch.device(target.name), target.precisions[0]
+    try:
+        target = hardware.choose_gpus(parser.parse_args().device, hardware.cuda_capabilities())[0]
+    except EncoderError as error:
+        raise SystemExit(str(error)) from None
+    precision = target.precisions[0]
     results: dict[str, object] = {
-        "gpu": torch.cuda.get_device_name(device),
+        "gpu": torch.cuda.get_device_name(target.name),
         "torch": torch.__version__,
         "precision": precision,
     }
     for name, build in NETWORKS.items():
         torch.manual_seed(0)
-        network = PixelsToVectors(build().eval(), PREPROCESS)
-        run = cuda(network, SIZE, target.name, precision, compile_=False)
-        most = ceiling(network, device, DTYPES[precision], arguments.batch)
-        got = achieved(run, arguments.batch)
-        results[name] = {
-            "ceiling_images_per_s": round(most, 1),
-            "images_per_s": round(got, 1),
-            "gpu_waits_share": round(max(0.0, 1 - got / most), 3),
-        }
+        results[name] = measure(build(), target.name, precision)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results))

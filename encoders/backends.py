@@ -60,6 +60,29 @@ class PixelsToVectors(nn.Module):
         )
 
 
+def moved(network: PixelsToVectors, device: str) -> PixelsToVectors:
+    """The network on a device; with it the constants of an exported graph, which `to` leaves.
+
+    The graph's checks of what its tensors are hold for the device and the precision that it was
+    exported with, and go.
+    """
+    checks = torch.ops.aten._assert_tensor_metadata.default
+    for graph in (each for each in network.modules() if isinstance(each, torch.fx.GraphModule)):
+        for part in graph.modules():
+            for name, value in list(vars(part).items()):
+                if isinstance(value, Tensor):
+                    setattr(part, name, value.to(device))
+        for node in list(graph.graph.nodes):
+            if node.target is checks:
+                graph.graph.erase_node(node)
+            elif "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": torch.device(device)}
+            elif node.target is torch.ops.aten.to.device:
+                node.args = (node.args[0], torch.device(device), *node.args[2:])
+        graph.recompile()
+    return network.to(device)
+
+
 def torch_cpu(
     network: PixelsToVectors,
     size: int,
@@ -73,7 +96,7 @@ def torch_cpu(
     compile_: build it before the first image comes. Raises EncoderError as `building` does.
     """
     torch.set_num_threads(threads)
-    network = network.eval().requires_grad_(False)
+    network = moved(network.eval().requires_grad_(False), "cpu")
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")
     # A compiled network is built anew for every other number of images.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.records import Level
 
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
-Backend = Literal["torch", "openvino", "onnx", "module"]
+Backend = Literal["torch", "cuda", "openvino", "onnx", "module"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Pixels = NDArray[np.uint8]
@@ -25,7 +25,10 @@ Vectors = list[NDArray[np.float32]]
 """float32 (n, d) for each level that a network has, lowest first."""
 
 Run = Callable[[Pixels], Vectors]
-"""A network that a backend has made ready; several threads may call it at once."""
+"""A network that a backend has made ready; several threads may call it at once.
+
+One that wants many images at once says how many by an attribute `batch`.
+"""
 
 Embeddings = dict[Level, NDArray[np.float32]]
 """float32 (n, d) of unit L2 norm for each level that the encoder has."""
@@ -113,7 +116,11 @@ def identity_from_json(text: str) -> Identity:
 
 
 class Encoder(Protocol):
-    """Turns pixels into embeddings. Several threads may call `encode` at once."""
+    """Turns pixels into embeddings. Several threads may call `encode` at once.
+
+    One that runs on a GPU may have a number `batch`: so many images are then gathered for a call,
+    and the next are decoded while it lasts.
+    """
 
     @property
     def info(self) -> EncoderInfo: ...
@@ -140,6 +147,11 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (n, d) of unit L2 norm, to compare with the `high` level of images."""
         ...
+
+
+def batch_of(encoder: Encoder | PatchEncoder) -> int | None:
+    """How many images an encoder wants at once; None where it takes them as they come."""
+    return getattr(encoder, "batch", None)
 
 
 def batches(pixels: Pixels, size: int, *, exact: bool = False) -> Iterator[tuple[Pixels, int]]:

@@ -6,6 +6,7 @@ bytes, from pinned memory on a stream of their own, so that a copy runs beside t
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,80 +17,145 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.backends import DTYPES, PixelsToVectors, building
-from encoders.base import Pixels, Precision, Run, Vectors
+from encoders.backends import DTYPES, PixelsToVectors, building, moved
+from encoders.base import Pixels, Precision, Vectors
+from schemas.errors import EncoderError
 
-_LARGEST_BATCH = 1024
+LARGEST_BATCH = 256
+"""More images at once hardly make a GPU faster, and every worker gathers as many in memory."""
+
+_SMALLEST_BATCH = 8
 _WORTH_DOUBLING = 1.05
 """A batch is doubled while that makes the GPU this much faster."""
+_CALLERS_AT_ONCE = 3
+"""One whose batch computes, one whose pixels are there, one who copies."""
 
 
 def cuda(
     network: PixelsToVectors, size: int, device: str, precision: Precision, *, compile_: bool
-) -> Run:
+) -> Gpu:
     """The network on one GPU. The size of its batches is found by trying.
 
-    Out of memory halves the batch and goes on; a single image that does not fit raises
-    torch.OutOfMemoryError.
+    Out of memory halves the batch and goes on. Raises EncoderError where torch cannot use the GPU,
+    for a single image that does not fit, and for a model that holds on to another device.
     """
+    check(device)
     torch.backends.cudnn.benchmark = True
-    network = network.to(device).eval().requires_grad_(False)
+    if precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # by default convolutions keep 10 bits of 23
+    network = moved(network.eval().requires_grad_(False), device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.cuda.synchronize(device)  # the stream that computes does not wait for this one
     forward = torch.compile(network) if compile_ else network
-    gpu = _Gpu(forward, device, precision, Batch(network.batch or 8, network.batch is not None))
+    batch = Batch(network.batch or _SMALLEST_BATCH, network.batch is not None)
+    gpu = Gpu(forward, device, precision, batch)
     black = np.zeros((1, size, size, 3), np.uint8)
     with building() if compile_ else nullcontext():
-        gpu.run(black)
-        if not gpu.batch.exact:
-            gpu.batch.size = best_batch(lambda n: gpu.run(np.repeat(black, n, axis=0)))
-    return gpu.run
+        try:
+            gpu(black)
+        except RuntimeError as error:
+            if "same device" not in str(error):
+                raise
+            raise EncoderError(
+                f"the model makes tensors on another device than {device}, as it was traced; make "
+                "them buffers of the module (register_buffer), save it with torch.export and take "
+                "it as export:PATH, or set 'device: cpu'"
+            ) from error
+        if not batch.exact:
+            batch.probe(black, gpu.work)
+    return gpu
 
 
-def best_batch(run: Callable[[int], object], largest: int = _LARGEST_BATCH) -> int:
+def check(device: str) -> None:
+    """See that torch can use the GPU `cuda:N`. Raises EncoderError."""
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (torch.device(device).index or 0) >= here:
+        raise EncoderError(
+            f"device {device!r}: torch {torch.__version__} can use {here} GPUs here; update the "
+            "driver, install a torch that is built for it, or set 'device: cpu'"
+        )
+
+
+def best_batch(run: Callable[[int], object], largest: int = LARGEST_BATCH) -> int:
     """The smallest power of two, from 8 to `largest`, beyond which images/s hardly grow.
 
     run: takes a number of images and returns when they are done; out of memory ends the search.
     """
-    best, fastest = 8, 0.0
-    batch = 8
+    best, fastest = _SMALLEST_BATCH, 0.0
+    batch = _SMALLEST_BATCH
     while batch <= largest:
         try:
             run(batch)  # the first call of a shape chooses its kernels
-            begun = time.perf_counter()
-            run(batch)
-            speed = batch / (time.perf_counter() - begun)
-        except torch.OutOfMemoryError:
+            speed = batch / min(_seconds(run, batch) for _ in range(3))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             break
         if speed < fastest * _WORTH_DOUBLING:
             break
         best, fastest = batch, speed
         batch *= 2
+    torch.cuda.empty_cache()  # of what the largest batches took
     return best
+
+
+def _seconds(run: Callable[[int], object], batch: int) -> float:
+    begun = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - begun
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out; cuBLAS and cuDNN have words of their own for it."""
+    words = r"out of memory|ALLOC\w*_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
+    return isinstance(error, torch.OutOfMemoryError) or bool(re.search(words, str(error)))
 
 
 @dataclass
 class Batch:
     """How many images go at once: halved, for good, whenever memory runs out.
 
-    exact: the network takes this number and no other.
+    exact: the network takes this number and no other. Otherwise what is left over is filled up to
+    a power of two: kernels are chosen anew for every number of images.
     """
 
     size: int
     exact: bool = False
 
-    def run(self, pixels: Tensor, work: Callable[[Sequence[Tensor]], Vectors]) -> Vectors:
-        """`work` on `pixels` in parts, tried again with smaller ones."""
+    def probe(self, image: Pixels, work: Callable[[Sequence[Pixels]], Vectors]) -> None:
+        """Take the size at which `work` is fastest, tried on copies of one image."""
+        self.size = best_batch(lambda n: work([np.broadcast_to(image, (n, *image.shape[1:]))]))
+
+    def run(self, pixels: Pixels, work: Callable[[Sequence[Pixels]], Vectors]) -> Vectors:
+        """`work` on `pixels` in parts, tried again with smaller ones.
+
+        Raises EncoderError where no smaller ones are left to try.
+        """
         while True:
+            size = self.size
+            parts = [pixels[at : at + size] for at in range(0, len(pixels), size)]
+            parts[-1] = self._filled(parts[-1], size)
+            tried = len(parts[0])
             try:
-                return work(pixels.split(self.size))
-            except torch.OutOfMemoryError:
-                if self.size == 1 or self.exact:
+                return [level[: len(pixels)] for level in work(parts)]
+            except RuntimeError as error:
+                if not out_of_memory(error):
                     raise
-                self.size = max(1, min(self.size, len(pixels)) // 2)
+                if tried == 1 or self.exact:
+                    raise EncoderError(
+                        f"{tried} of {pixels.shape[1]} px at once do not fit the GPU's memory; "
+                        "free some of it, take a smaller encoder, or set 'device: cpu'"
+                    ) from error
+            self.size = min(self.size, tried // 2)  # of two that fail together only one halves it
             torch.cuda.empty_cache()  # not in the handler: its traceback still holds the tensors
 
+    def _filled(self, part: Pixels, size: int) -> Pixels:
+        wanted = max(_SMALLEST_BATCH, 1 << (len(part) - 1).bit_length())
+        missing = (size if self.exact else min(size, wanted)) - len(part)
+        return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
 
-class _Gpu:
+
+class Gpu:
     """One device. Callers take turns to queue their work; none holds the turn while it waits."""
 
     def __init__(
@@ -99,40 +165,43 @@ class _Gpu:
         precision: Precision,
         batch: Batch,
     ) -> None:
-        self.batch = batch
+        self._batch = batch
         self._forward = forward
         self._device = torch.device(device)
         self._dtype = DTYPES[precision]
         self._copies = torch.cuda.Stream(self._device)
         self._computes = torch.cuda.Stream(self._device)
+        self._room = threading.BoundedSemaphore(_CALLERS_AT_ONCE)
         self._turn = threading.Lock()
 
-    def run(self, pixels: Pixels) -> Vectors:
-        pinned = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).pin_memory()
-        vectors = self.batch.run(pinned, self._batches)
-        return [level[: len(pixels)] for level in vectors]
+    @property
+    def batch(self) -> int:
+        """How many images at once suit it."""
+        return self._batch.size
 
-    def _batches(self, chunks: Sequence[Tensor]) -> Vectors:
-        arriving = self._copy(chunks[0])
-        with self._turn:
-            parts = []
-            for following in [*chunks[1:], None]:
-                arrived = arriving
-                if following is not None:
-                    arriving = self._copy(following)
-                parts.append(self._compute(*arrived))
-            done = torch.cuda.Event()
-            done.record(self._computes)
-        done.synchronize()
-        return [torch.cat(level).numpy() for level in zip(*parts, strict=True)]
+    def __call__(self, pixels: Pixels) -> Vectors:
+        return self._batch.run(pixels, self.work)
 
-    def _copy(self, chunk: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        if self.batch.exact and len(chunk) < self.batch.size:
-            missing = self.batch.size - len(chunk)
-            chunk = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)])
+    def work(self, parts: Sequence[Pixels]) -> Vectors:
+        """The vectors of all parts, each of which goes through the network at once."""
+        with self._room:
+            arriving = self._copy(parts[0])
+            with self._turn:
+                given = [self._compute(*arriving)]
+                for part in parts[1:]:
+                    given.append(self._compute(*self._copy(part)))
+                # A waiting thread that spins would take the core that decodes.
+                done = torch.cuda.Event(blocking=True)
+                done.record(self._computes)
+            done.synchronize()
+        return [torch.cat(level).numpy() for level in zip(*given, strict=True)]
+
+    def _copy(self, part: Pixels) -> tuple[Tensor, torch.cuda.Event]:
+        pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=True)
+        pinned.numpy()[:] = part
         ready = torch.cuda.Event()
         with torch.cuda.stream(self._copies):
-            arrived = chunk.to(self._device, non_blocking=True)
+            arrived = pinned.to(self._device, non_blocking=True)
             ready.record(self._copies)
         return arrived, ready
 

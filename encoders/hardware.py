@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -90,14 +90,33 @@ def has(package: str) -> bool:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; of a container that has a share of them, its share."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share = quota(Path("/sys/fs/cgroup/cpu.max").read_text())
+    except OSError:  # no control group, or the root of them
+        return mine
+    return min(mine, share or mine)
+
+
+def quota(cpu_max: str) -> int | None:
+    """Whole cores that a control group may use, None for all.
+
+    cpu_max: the text of its file `cpu.max`, microseconds of time and of the period, or `max`.
+    """
+    time, period = cpu_max.split()
+    return None if time == "max" else math.ceil(int(time) / int(period))
+
+
+def threads(workers: int) -> int:
+    """For each of so many workers, so that all together take the cores that there are."""
+    return max(1, cores() // workers)
 
 
 @functools.cache
 def cuda_capabilities() -> tuple[int, ...]:
-    """Major compute capability of each GPU that the driver shows and torch was built for."""
-    if "+cpu" in importlib.metadata.version("torch"):
+    """Major compute capability of each GPU that the driver shows, if torch was built for them."""
+    if not _torch_has_cuda():
         return ()
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
@@ -111,6 +130,15 @@ def cuda_capabilities() -> tuple[int, ...]:
         driver.cuDeviceGetAttribute(ctypes.byref(major), _CU_COMPUTE_CAPABILITY_MAJOR, device)
         majors.append(major.value)
     return tuple(majors)
+
+
+def _torch_has_cuda() -> bool:
+    """Whether torch was built for CUDA, as its file of versions tells without importing it."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    versions = Path(torch.origin).with_name("version.py").read_text()
+    return re.search(r"^cuda\b.*= *'", versions, re.MULTILINE) is not None
 
 
 @functools.cache

@@ -43,6 +43,11 @@ class NetworkEncoder:
         self._run = run
         self._levels = tuple(level for level in LEVELS if level in info.dimensions)
 
+    @property
+    def batch(self) -> int | None:
+        """As the backend wants it."""
+        return getattr(self._run, "batch", None)
+
     def encode(self, pixels: Pixels) -> Embeddings:
         vectors = self._run(_checked(pixels, self.info))
         return dict(zip(self._levels, map(unit_norm, vectors), strict=True))
@@ -54,6 +59,11 @@ class NetworkPatchEncoder:
     def __init__(self, info: EncoderInfo, run: Run) -> None:
         self.info = info
         self._run = run
+
+    @property
+    def batch(self) -> int | None:
+        """As the backend wants it."""
+        return getattr(self._run, "batch", None)
 
     def encode_patches(self, pixels: Pixels) -> NDArray[np.float32]:
         (maps,) = self._run(_checked(pixels, self.info))

@@ -16,12 +16,13 @@ import importlib
 import importlib.metadata
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 from encoders import hardware, pretrained
 from encoders.base import (
+    Backend,
     Encoder,
     EncoderInfo,
     PatchEncoder,
@@ -112,7 +113,7 @@ def describe(
     if family == "onnx":
         _precision(precision, Device("ONNX Runtime", ("fp32",)))
         return _module("onnx").describe(target, device)  # type: ignore[no-any-return]
-    return _describe(spec, _network(spec, trust_remote_code), device, precision)
+    return _on(_identity(spec, _network(spec, trust_remote_code)), device, precision)
 
 
 def load(
@@ -138,7 +139,7 @@ def load(
         where = hardware.find_device(device).name
         return NetworkEncoder(info, _module("onnx").start(target, device=where, threads=threads))
     network = _network(spec, trust_remote_code)
-    info = _describe(spec, network, device, precision)
+    info = _on(_identity(spec, network), device, precision)
     run = _start(network.build(), info, device, workers, threads, compile_=compile_)
     return NetworkEncoder(info, run)
 
@@ -159,7 +160,7 @@ def load_patches(
         return _module("custom").load(target)  # type: ignore[no-any-return]
     network = _network(spec, trust_remote_code)
     assert network.build_patches is not None
-    info = _describe(spec, network, device, precision)
+    info = _on(_identity(spec, network), device, precision)
     run = _start(network.build_patches(), info, device, workers, threads, pooled=False)
     return NetworkPatchEncoder(info, run)
 
@@ -185,7 +186,8 @@ def share(
 ) -> Encoder:
     """The encoder that all of this process share: loaded on first use, kept until another is.
 
-    One of each device is kept, so that every GPU can have workers.
+    One of each device is kept, so that every GPU can have workers. One that was loaded for more
+    workers, or compiled, serves who asks for less. Workers times threads are the cores.
     """
     return _shared(load, spec, compile_=compile_, **options)
 
@@ -195,21 +197,55 @@ def share_patches(spec: str = DEFAULT, **options: Unpack[LoadOptions]) -> PatchE
     return _shared(load_patches, spec, **options)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded(Generic[T]):
+    """An encoder, and what it can do at once."""
+
+    encoder: T
+    workers: int
+    compiled: bool
+
+
 _sharing = threading.Lock()
-_kept: dict[Callable[..., Any], tuple[object, dict[str, Any]]] = {}
-"""By the function that loads: what it was asked for, and what it gave by device."""
+_kept: dict[Callable[..., Any], tuple[object, dict[str, _Loaded[Any]]]] = {}
+"""By the function that loads: whose identity it was asked for, and what it gave by device."""
 
 
-def _shared(load: Callable[..., T], spec: str, *, device: str = "auto", **options: Any) -> T:
-    device, asked = hardware.find_device(device).name, (spec, options)
+def _shared(
+    load: Callable[..., T],
+    spec: str,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    trust_remote_code: bool = False,
+    workers: int = 1,
+    compile_: bool = False,
+) -> T:
+    family, target = _split(spec)
+    found = hardware.find_device(device)
+    if family not in ("module", "onnx"):
+        precision = _precision(precision, found)  # of all GPUs that the name stands for
+    asked = (spec, precision, trust_remote_code, _stamp(target))
     with _sharing:
         if load not in _kept or _kept[load][0] != asked:
             _kept[load] = asked, {}
         _, by_device = _kept[load]
-        if device not in by_device:
-            by_device[device] = load(spec, device=device, **options)
-        encoder: T = by_device[device]
-        return encoder
+        held = by_device.get(found.name)
+        enough = held and compile_ <= held.compiled and (found.is_cuda or workers <= held.workers)
+        if held is None or not enough:
+            by_device.pop(found.name, None)  # not two at once
+            encoder = load(
+                spec,
+                device=found.name,
+                precision=precision,
+                trust_remote_code=trust_remote_code,
+                workers=workers,
+                threads=hardware.threads(workers),
+                **({"compile_": True} if compile_ else {}),
+            )
+            held = by_device[found.name] = _Loaded(encoder, workers, compile_)
+        shared: T = held.encoder
+        return shared
 
 
 def load_text(spec: str, *, trust_remote_code: bool = False) -> TextEncoder:
@@ -335,19 +371,41 @@ def _module(name: str) -> Any:
         ) from error
 
 
-def _describe(
-    spec: str, network: Network, device: str, precision: Precision | Literal["auto"]
-) -> EncoderInfo:
-    target = hardware.find_device(device)
-    on_openvino = not target.is_cuda and hardware.has("openvino")
+def _stamp(target: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each file of a model that lies here; of another nothing.
+
+    What tells that a model has changed since it was loaded.
+    """
+    path = Path(target.removeprefix("local-dir:"))
+    folder, beginning = (path, "") if path.is_dir() else (path.parent, path.stem)
+    if not path.exists():
+        return ()
+    files = [file for file in folder.iterdir() if file.name.startswith(beginning)]
+    stats = [(file.name, file.stat()) for file in sorted(files) if file.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _identity(spec: str, network: Network) -> EncoderInfo:
+    """Of a network in torch and fp32; `_on` says what it becomes on a device."""
     return EncoderInfo(
         name=named(spec),
         dimensions=network.dimensions,
         preprocess=network.preprocess,
-        backend="openvino" if on_openvino else "torch",
-        precision=_precision(precision, target),
+        backend="torch",
+        precision="fp32",
         weights_sha256=network.weights_sha256,
     )
+
+
+def _on(info: EncoderInfo, device: str, precision: Precision | Literal["auto"]) -> EncoderInfo:
+    target = hardware.find_device(device)
+    return replace(info, backend=_backend(target), precision=_precision(precision, target))
+
+
+def _backend(device: Device) -> Backend:
+    if device.is_cuda:
+        return "cuda"
+    return "openvino" if hardware.has("openvino") else "torch"
 
 
 def _precision(wanted: Precision | Literal["auto"], device: Device) -> Precision:

@@ -13,7 +13,6 @@ from detectors.patches import Bank, patch_scores, strangest_places
 from encoders import images, registry
 from encoders.base import Preprocess
 from longtail.jobs import Jobs
-from pipelines import sources
 from pipelines.patches import of_image, read
 from schemas.errors import ImageError, NotFoundError
 
@@ -63,8 +62,9 @@ def heatmap(jobs: Jobs, sample_id: str) -> Heatmap:
     if not uris:
         raise NotFoundError(f"sample {sample_id} is of another encoder than {info.id}")
     try:
-        seen = read(sample_id, uris[0], info, jobs.limits)
-        whole = images.decode(sources.read(sources.locate(uris[0])), _WHOLE, jobs.limits)
+        data = read(sample_id, uris[0])
+        seen = images.decode(data, info.preprocess, jobs.limits)
+        whole = images.decode(data, _WHOLE, jobs.limits)
     except ImageError as error:
         raise NotFoundError(f"the image of sample {sample_id[:12]} is lost: {error}") from None
     bank = Bank.load(path)

@@ -170,7 +170,9 @@ class Settings(BaseSettings):
     trust_remote_code: bool = Field(
         False, description="let an hf: model run code of its own; true only for one you have read"
     )
-    batch_size: int = Field(16, ge=1, le=4096, description="images per forward pass")
+    batch_size: int = Field(
+        16, ge=1, le=4096, description="images that a worker takes at once; a GPU finds its own"
+    )
     workers: int = Field(0, ge=0, le=256, description="parallel workers; 0: one per core")
     runner: str = Field("FnApiRunner", description="Beam runner: FnApiRunner, FlinkRunner, ...")
     runner_options: dict[str, Any] = Field(

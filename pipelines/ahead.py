@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 BYTES_AHEAD = 64 * 2**20
 
+READING_THREADS = 4
+"""For each worker: enough to hide an object store's latency, too few to slow the decoding."""
+
 
 class ReadAhead(Generic[T]):
     """`read(ref)` for each expected reference, taken in their order, in threads of `executor`.

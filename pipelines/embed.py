@@ -3,8 +3,9 @@
     inputs -> ImageRef -> skip known -> shuffle -> [read, hash, decode, encode, stage] -> publish
 
 What stands in brackets is one fused stage: bytes and tensors never leave it. A few threads read and
-hash the next batch while one decodes and encodes the present. It ends in staged files that no
-reader sees; one element at the end audits all of them and commits them once.
+hash the next batch while one decodes and encodes the present; for a GPU, batches of its size are
+gathered, and encoded in one more thread. It ends in staged files that no reader sees; one element
+at the end audits all of them and commits them once.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from encoders import hardware, images, registry
-from encoders.base import Encoder, EncoderInfo
-from pipelines import progress, sources
-from pipelines.ahead import ReadAhead
+from encoders import images, registry
+from encoders.base import Encoder, EncoderInfo, batch_of
+from pipelines import encoding, progress, sources
+from pipelines.ahead import READING_THREADS, ReadAhead
 from pipelines.known import Known
 from pipelines.publish import Stage, Staged
 from pipelines.samples import IngestOptions, Publish
@@ -36,8 +37,8 @@ from schemas import arrow
 from schemas.errors import ImageError
 from schemas.records import LEVELS, QUALITY_STATISTICS, ImageRef, Reject
 
-# For each worker: enough to hide the latency of an object store, too few to slow the decoding.
-_READING_THREADS = 4
+Decoded = tuple[ImageRef, str, int, images.DecodedImage]
+"""Where an image lay, its sample id, its bytes, its pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Embed(beam.DoFn):
     """Reads, decodes and encodes batches of images; in: list of ImageRef, out: Staged files.
 
     Each batch waits until the next one is being read, the last for the end of its bundle. Of the
-    counters, `read_us` is the time that reading was waited for.
+    counters, `read_us` and `encode_us` are the times that reading and encoding were waited for.
     """
 
     def __init__(self, options: EmbedOptions, known: Shared) -> None:
@@ -111,17 +112,17 @@ class Embed(beam.DoFn):
 
     def setup(self) -> None:
         options = self.options
-        # Each worker has a GPU, where there are several, and all compute in the same precision.
-        self.encoder_options = options.encoder_options | {
-            "device": hardware.next_device(options.encoder_options.get("device", "auto")),
-            "precision": options.info.precision,
-        }
+        self.encoder_options = encoding.of_worker(
+            options.encoder_options, options.info, options.workers
+        )
         self.known = self.shared_known.acquire(lambda: _known(options))
         self.progress = progress.of(options.run_id)
-        self.readers = ThreadPoolExecutor(_READING_THREADS, "read")
+        self.readers = ThreadPoolExecutor(READING_THREADS, "read")
+        self.encoding = ThreadPoolExecutor(1, "encode")
 
     def teardown(self) -> None:
         self.readers.shutdown(cancel_futures=True)
+        self.encoding.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
         catalog, limits = self.options.catalog, self.options.limits
@@ -132,6 +133,10 @@ class Embed(beam.DoFn):
         self.taken: set[str] = set()
         self.ahead = ReadAhead(self.readers, lambda ref: read_and_hash(ref, limits))
         self.waiting: Sequence[ImageRef] = ()
+        self.encoder: Encoder | None = None
+        self.gathered: encoding.Gather[Decoded, pa.Table] = encoding.Gather(
+            self.encoding, self._encode, lambda: batch_of(self._loaded())
+        )
 
     def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
         self.ahead.expect(refs)
@@ -141,6 +146,7 @@ class Embed(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         everything = chain(
             self._embed(self.waiting),
+            self._encode_rest(),
             self.samples.finish(),
             self.uris.finish(),
             self.rejects.finish(),
@@ -150,7 +156,7 @@ class Embed(beam.DoFn):
 
     def _embed(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:
         options = self.options
-        embedded: list[tuple[ImageRef, str, int, images.DecodedImage]] = []
+        decoded: list[Decoded] = []
         sightings: list[tuple[ImageRef, str]] = []
         rejects: list[Reject] = []
         for ref in refs:
@@ -164,7 +170,7 @@ class Embed(beam.DoFn):
                     begun = time.perf_counter()
                     image = images.decode(data, options.info.preprocess, options.limits)
                     self._clock("decode", begun)
-                    embedded.append((ref, sample_id, len(data), image))
+                    decoded.append((ref, sample_id, len(data), image))
                     self.taken.add(sample_id)
                 if not self.known.sighted(ref):
                     sightings.append((ref, sample_id))
@@ -172,22 +178,36 @@ class Embed(beam.DoFn):
                 if not self.known.failed(ref):  # else it stands among the rejects already
                     rejects.append(Reject(ref, error.reason, error.detail))
         self.progress.add(done=len(refs), rejected=len(rejects))
-        if embedded:
-            # Only now: a run with nothing new must not pay for loading it.
-            encoder = registry.share(
-                options.encoder,
-                **self.encoder_options,
-                compile_=options.compile_encoder,
-                workers=options.workers,
-            )
+        if decoded:
+            self._loaded()  # only now: a run with nothing new must not pay for it
             begun = time.perf_counter()
-            table = embed_images(encoder, embedded, options.run_id)
+            tables = self.gathered.add(decoded)
             self._clock("encode", begun)
-            yield from self.samples.add(table)
+            for table in tables:
+                yield from self.samples.add(table)
         yield from self.uris.add(arrow.uris_table(sightings, options.run_id))
         yield from self.rejects.add(
             arrow.rejects_table(rejects, str(options.limits), options.run_id)
         )
+
+    def _encode_rest(self) -> Iterator[Staged]:
+        begun = time.perf_counter()
+        tables = self.gathered.finish()
+        self._clock("encode", begun)
+        for table in tables:
+            yield from self.samples.add(table)
+
+    def _encode(self, decoded: Sequence[Decoded]) -> pa.Table:
+        return embed_images(self._loaded(), decoded, self.options.run_id)
+
+    def _loaded(self) -> Encoder:
+        if self.encoder is None:
+            options = self.options
+            shared = registry.share(
+                options.encoder, **self.encoder_options, compile_=options.compile_encoder
+            )
+            self.encoder = encoding.same(shared, options.info)
+        return self.encoder
 
     def _clock(self, name: str, begun: float) -> None:
         self.clocks[name].inc(int((time.perf_counter() - begun) * 1e6))
@@ -206,10 +226,8 @@ def read_and_hash(ref: ImageRef, limits: images.Limits) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def embed_images(
-    encoder: Encoder, decoded: Sequence[tuple[ImageRef, str, int, images.DecodedImage]], run_id: str
-) -> pa.Table:
-    """Encode images (where they lay, sample id, bytes, pixels) into rows of the samples table."""
+def embed_images(encoder: Encoder, decoded: Sequence[Decoded], run_id: str) -> pa.Table:
+    """Encode images into rows of the samples table."""
     refs = [ref for ref, *_ in decoded]
     pictures = [image for *_, image in decoded]
     n = len(decoded)

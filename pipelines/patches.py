@@ -5,7 +5,8 @@
 
 A score is measured from the bank of the encoder, which is made once and never changes, so that it
 means the same in every later run. Patches of a few hundred references are held in memory while the
-bank is made; of all other samples only three numbers leave the worker.
+bank is made; of all other samples only three numbers leave the worker. A few threads read the next
+images while one works on the present; a GPU's batches are gathered as in `pipelines.embed`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -29,14 +33,16 @@ from numpy.typing import NDArray
 
 from detectors.patches import Bank, fit_bank, ordinary_half, patch_scores, strangest_places
 from encoders import images, registry
-from encoders.base import EncoderInfo
-from pipelines import progress, sources
+from encoders.base import EncoderInfo, PatchEncoder, batch_of
+from pipelines import encoding, progress, sources
+from pipelines.ahead import READING_THREADS, ReadAhead
 from pipelines.known import DigestSet
 from pipelines.publish import Stage, Staged, drop_repeats, of_table, record_audit
 from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.errors import ImageError
 from schemas.expectations import audit_patches
+from schemas.records import ImageRef
 from schemas.tables import DataFile
 
 _log = logging.getLogger(__name__)
@@ -47,9 +53,14 @@ FEWEST_SAMPLES = 50
 CANDIDATES = 512
 """So many samples are looked at for the bank, and half of them become its reference."""
 _BATCH = 16
+_GATHERED = 64
+"""At most: the patches of an image may take ten times the memory of its pixels."""
 
-Named = tuple[str, str]
-"""A sample id, and the URI of its image."""
+Named = tuple[str, ImageRef]
+"""A sample id, and the URI and the size of its image; the rest is found when it is read."""
+_NAMED = ["sample_id", "uri", "bytes"]
+Found = tuple[str, images.DecodedImage]
+"""A sample id, and its image."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +139,103 @@ def choose_references(options: PatchOptions) -> list[Named]:
     chosen = pc.take(ids, pc.select_k_unstable(ids, CANDIDATES, [("", "ascending")]))
     column = arrow.embedding_column("high")
     wanted = options.of_encoder & ds.field("sample_id").isin(chosen.combine_chunks())
-    rows = samples.read(["sample_id", "uri", column], wanted).sort_by("sample_id")
+    rows = samples.read([*_NAMED, column], wanted).sort_by("sample_id")
     ordinary = rows.take(pa.array(ordinary_half(arrow.matrix(rows[column]))))
-    return list(zip(ordinary["sample_id"].to_pylist(), ordinary["uri"].to_pylist(), strict=True))
+    return _named(ordinary.select(_NAMED))
 
 
-class EncodeReferences(beam.DoFn):
-    """Encodes the patches of references; in: list of Named, out: name of a file of them."""
+def _named(rows: pa.Table | pa.RecordBatch) -> list[Named]:
+    columns = zip(*(column.to_pylist() for column in rows.columns), strict=True)
+    return [(sample_id, ImageRef(uri, size=size)) for sample_id, uri, size in columns]
+
+
+class _OfImages(beam.DoFn):
+    """Reads and decodes samples and works on their patches; in: list of Named.
+
+    Each list waits until the next one is being read, the last for the end of its bundle.
+    """
 
     def __init__(self, options: PatchOptions) -> None:
         self.options = options
 
-    def process(self, named: Sequence[Named]) -> Iterator[str]:
+    def work(self, found: Sequence[Found]) -> Any:
+        """What is made of a batch; on a GPU in a thread of its own."""
+        raise NotImplementedError
+
+    def put_out(self, made: Sequence[Any], lost: Sequence[str]) -> Iterator[Any]:
+        """What leaves the worker. lost: samples whose images are not what they were."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
         options = self.options
-        found = read_all(named, options)
-        progress.of(options.run_id).add(done=len(named), rejected=len(named) - len(found))
-        if not found:
-            return
+        self.encoder_options = encoding.of_worker(
+            options.encoder_options, options.info, options.workers
+        )
+        self.readers = ThreadPoolExecutor(READING_THREADS, "read")
+        self.encoding = ThreadPoolExecutor(1, "encode")
+
+    def teardown(self) -> None:
+        self.readers.shutdown(cancel_futures=True)
+        self.encoding.shutdown(cancel_futures=True)
+
+    def start_bundle(self) -> None:
+        self.ahead = ReadAhead(self.readers, lambda ref: read_and_hash(ref.uri))
+        self.waiting: Sequence[Named] = ()
+        self.gathered = encoding.Gather(self.encoding, self.work, self._batch)
+
+    def process(self, named: Sequence[Named]) -> Iterator[Any]:
+        self.ahead.expect([ref for _, ref in named])
+        present, self.waiting = self.waiting, named
+        yield from self._look(present)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for out in chain(self._look(self.waiting), self._rest()):
+            yield WindowedValue(out, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def patches(self, found: Sequence[Found]) -> NDArray[np.float32]:
+        """Patches (n, h, w, d) of unit norm."""
+        return self._encoder().encode_patches(np.stack([image.pixels for _, image in found]))
+
+    def _look(self, named: Sequence[Named]) -> Iterator[Any]:
+        options = self.options
+        found, lost = [], []
+        for sample_id, ref in named:
+            try:
+                data = proven(sample_id, ref.uri, *self.ahead.take())
+                image = images.decode(data, options.info.preprocess, options.limits)
+                found.append((sample_id, image))
+            except ImageError as error:
+                _log.warning("%s: %s", sample_id, error)
+                lost.append(sample_id)
+        progress.of(options.run_id).add(done=len(named), rejected=len(lost))
+        yield from self.put_out(self.gathered.add(found), lost)
+
+    def _rest(self) -> Iterator[Any]:
+        yield from self.put_out(self.gathered.finish(), ())
+
+    def _batch(self) -> int | None:
+        wanted = batch_of(self._encoder())
+        return wanted and min(wanted, _GATHERED)
+
+    def _encoder(self) -> PatchEncoder:
+        options = self.options
+        shared = registry.share_patches(options.encoder, **self.encoder_options)
+        return encoding.same(shared, options.info)
+
+
+class EncodeReferences(_OfImages):
+    """Encodes the patches of references; in: list of Named, out: name of a file of them."""
+
+    def work(self, found: Sequence[Found]) -> str:
         ids = [sample_id for sample_id, _ in found]
-        patches = encode([image for _, image in found], options)
-        folder = options.catalog.scratch / options.run_id
+        folder = self.options.catalog.scratch / self.options.run_id
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{ids[0]}.npz"
-        np.savez(path, ids=np.array(ids), patches=patches)
-        yield str(path)
+        np.savez(path, ids=np.array(ids), patches=self.patches(found))
+        return str(path)
+
+    def put_out(self, made: Sequence[str], lost: Sequence[str]) -> Iterator[str]:
+        yield from made
 
 
 class FitBank(beam.DoFn):
@@ -186,39 +270,37 @@ class Unscored(beam.DoFn):
         self.scored = self.shared.acquire(scored)
 
     def process(self, file: DataFile) -> Iterator[Named]:
-        for batch in self.options.catalog.samples.stream([file], ["sample_id", "uri"]):
-            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            missing = [(sample_id, uri) for sample_id, uri in rows if sample_id not in self.scored]
+        for batch in self.options.catalog.samples.stream([file], _NAMED):
+            missing = [named for named in _named(batch) if named[0] not in self.scored]
             progress.of(self.options.run_id).add(todo=len(missing))
             yield from missing
 
 
-class ScorePatches(beam.DoFn):
+class ScorePatches(_OfImages):
     """Scores the patches of samples; in: list of Named, out: Staged files."""
 
     def __init__(self, options: PatchOptions) -> None:
-        self.options = options
+        super().__init__(options)
         self.shared = Shared()
 
     def setup(self) -> None:
+        super().setup()
         self.bank = self.shared.acquire(lambda: _Held(Bank.load(self.options.bank))).bank
 
     def start_bundle(self) -> None:
+        super().start_bundle()
         self.rows = Stage("patches", self.options.catalog.patches)
 
-    def process(self, named: Sequence[Named]) -> Iterator[Staged]:
-        options = self.options
-        found = read_all(named, options)
-        lost = sorted({sample_id for sample_id, _ in named} - {name for name, _ in found})
-        progress.of(options.run_id).add(done=len(named), rejected=len(lost))
-        if found:
-            ids, decoded = zip(*found, strict=True)
-            yield from self.rows.add(score(self.bank, ids, decoded, options))
-        yield from self.rows.add(unknown(lost, options))
+    def work(self, found: Sequence[Found]) -> pa.Table:
+        return score(self.bank, self.patches(found), found, self.options)
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for staged in self.rows.finish():
-            yield WindowedValue(staged, GlobalWindow().max_timestamp(), [GlobalWindow()])
+    def put_out(self, made: Sequence[pa.Table], lost: Sequence[str]) -> Iterator[Staged]:
+        for table in (*made, unknown(lost, self.options)):
+            yield from self.rows.add(table)
+
+    def _rest(self) -> Iterator[Staged]:
+        yield from super()._rest()
+        yield from self.rows.finish()
 
 
 class PublishPatches(beam.DoFn):
@@ -246,45 +328,32 @@ class _Held:
         self.bank = bank
 
 
-def read_all(
-    named: Sequence[Named], options: PatchOptions
-) -> list[tuple[str, images.DecodedImage]]:
-    """The samples whose images are still where they lay, decoded as they were ingested."""
-    found = []
-    for sample_id, uri in named:
-        try:
-            found.append((sample_id, read(sample_id, uri, options.info, options.limits)))
-        except ImageError as error:
-            _log.warning("%s: %s", sample_id, error)
-    return found
+def read(sample_id: str, uri: str) -> bytes:
+    """The bytes of a sample's image. Raises ImageError: unreadable, or changed."""
+    return proven(sample_id, uri, *read_and_hash(uri))
 
 
-def read(sample_id: str, uri: str, info: EncoderInfo, limits: images.Limits) -> images.DecodedImage:
-    """A sample's image as the encoder sees it. Raises ImageError: unreadable, or changed."""
+def read_and_hash(uri: str) -> tuple[bytes, str]:
+    """The bytes that lie at a URI now and their SHA-256 in hex. Raises ImageError: unreadable."""
     data = sources.read(sources.locate(uri))
-    if hashlib.sha256(data).hexdigest() != sample_id:
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def proven(sample_id: str, uri: str, data: bytes, digest: str) -> bytes:
+    """The bytes, if they are the sample's. Raises ImageError: changed."""
+    if digest != sample_id:
         raise ImageError("changed", f"{uri} holds other bytes than it did")
-    return images.decode(data, info.preprocess, limits)
-
-
-def encode(decoded: Sequence[images.DecodedImage], options: PatchOptions) -> NDArray[np.float32]:
-    """Patches (n, h, w, d) of unit norm."""
-    encoder = registry.share_patches(
-        options.encoder, **options.encoder_options, workers=options.workers
-    )
-    return encoder.encode_patches(np.stack([image.pixels for image in decoded]))
+    return data
 
 
 def score(
-    bank: Bank,
-    sample_ids: Sequence[str],
-    decoded: Sequence[images.DecodedImage],
-    options: PatchOptions,
+    bank: Bank, patches: NDArray[np.float32], found: Sequence[Found], options: PatchOptions
 ) -> pa.Table:
-    """Rows of the patches table."""
-    distances = bank.distances(encode(decoded, options), sample_ids)
+    """Rows of the patches table, for patches (n, h, w, d) of n samples."""
+    sample_ids = [sample_id for sample_id, _ in found]
+    distances = bank.distances(patches, sample_ids)
     x, y = strangest_places(distances)
-    sizes = np.array([(image.width, image.height) for image in decoded], dtype=np.float64)
+    sizes = np.array([(image.width, image.height) for _, image in found], dtype=np.float64)
     x, y = of_image(x, y, sizes, options.info.preprocess.crop)
     return _rows(sample_ids, patch_scores(distances), x, y, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from schemas import errors
 from schemas.errors import SettingsError
 
 LOCAL = "FnApiRunner"
@@ -27,12 +29,15 @@ class Runner:
     def run(self, build: Callable[[beam.Pipeline], Any]) -> dict[str, int]:
         """Build the pipeline, wait for its end and return its counters by name.
 
-        Raises SettingsError for an unknown runner or option.
+        Raises SettingsError for an unknown runner or option, and what a worker raised.
         """
         pipeline = beam.Pipeline(options=self._pipeline_options())
         build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+        except RuntimeError as error:
+            raise _raised(error) from error
         counters: dict[str, int] = {}
         for counter in result.metrics().query()["counters"]:
             name = counter.key.metric.name
@@ -67,3 +72,13 @@ class Runner:
         except (ValueError, ImportError, AttributeError) as error:
             raise SettingsError(f"runner is {self.name!r}: {error}") from None
         return pipeline_options
+
+
+def _raised(error: RuntimeError) -> Exception:
+    """The error of ours that ended a worker: Beam brings it as the last line of a traceback."""
+    last = str(error).strip().rpartition("\n")[2]
+    ours = re.fullmatch(r"schemas\.errors\.(\w+): (.*?)( \[while running .*\])?", last)
+    if ours is None:
+        return error
+    kind = getattr(errors, ours[1])
+    return kind(ours[2]) if issubclass(kind, errors.LongtailError) else error

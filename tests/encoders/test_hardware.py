@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encoders.hardware import assign, choose_gpus, find_devices
+from encoders.hardware import assign, choose_gpus, cores, find_devices, quota, threads
 from schemas.errors import EncoderError
 
 
@@ -42,3 +42,16 @@ def test_a_cpu_is_one_device() -> None:
     assert [device.name for device in find_devices("cpu")] == ["cpu"]
     with pytest.raises(EncoderError, match="'tpu' is unknown; use auto, cpu, cuda or cuda:N"):
         find_devices("tpu")
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "allowed"),
+    [("max 100000\n", None), ("200000 100000\n", 2), ("150000 100000", 2), ("5000 100000", 1)],
+)
+def test_a_container_uses_its_share_of_the_cores(cpu_max: str, allowed: int | None) -> None:
+    assert quota(cpu_max) == allowed
+
+
+def test_workers_times_threads_are_the_cores() -> None:
+    assert threads(1) == cores()
+    assert threads(cores()) == threads(1000) == 1

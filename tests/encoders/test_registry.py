@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from encoders import hardware
 from encoders.base import Encoder, Precision
 from encoders.registry import (
     available,
@@ -71,6 +75,24 @@ def test_one_encoder_of_a_kind_is_kept_until_another_is_asked_for() -> None:
     assert share_patches(device="cpu") is patches
 
 
+def test_an_encoder_for_many_workers_serves_one() -> None:
+    many = share(device="cpu", workers=2)
+    assert share(device="cpu") is many
+    assert share(device="cpu", precision=many.info.precision) is many
+    assert share(device="cpu", workers=3) is not many
+
+
+def test_workers_times_threads_are_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    before = torch.get_num_threads()
+    try:
+        for workers in (1, hardware.cores()):
+            share(device="cpu", precision="fp32", workers=workers)
+            assert torch.get_num_threads() * workers == hardware.cores()
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_backends_agree(
     monkeypatch: pytest.MonkeyPatch, photographs: Photographs, precision: Precision
@@ -86,6 +108,20 @@ def test_backends_agree(
     for level in LEVELS:
         for other in (here, torch_only):
             assert (exact[level] * other.encode(pixels)[level]).sum(1).min() > 1 - tolerance
+
+
+def test_a_model_is_read_once_until_it_changes(small_model: nn.Module, tmp_path: Path) -> None:
+    model, spec = tmp_path / "model.pt2", f"export:{tmp_path / 'model.pt2'}"
+    torch.export.save(torch.export.export(small_model, (torch.zeros(2, 3, 32, 32),)), model)
+    sidecar = "{size: 32, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2], levels: {high: 2}}"
+    model.with_suffix(".yaml").write_text(sidecar)
+    first, stat = describe(spec, device="cpu"), model.stat()
+    model.write_bytes(bytes(stat.st_size))
+    os.utime(model, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert describe(spec, device="cpu") == first
+    os.utime(model, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        describe(spec, device="cpu")
 
 
 def test_describing_the_default_needs_no_runtime() -> None:
@@ -106,11 +142,12 @@ def test_the_fingerprint_tells_apart_whatever_changes_the_vectors() -> None:
         describe("efficientnet-lite2", device="cpu", precision="fp32"),
         replace(info, precision="bf16"),
         replace(info, backend="torch" if info.backend == "openvino" else "openvino"),
+        replace(info, backend="cuda"),
         replace(info, weights_sha256="0" * 64),
         replace(info, decoder="another"),
         replace(info, preprocess=replace(info.preprocess, crop=0.875)),
     ]
-    assert len({info.id, *(other.id for other in others)}) == 7
+    assert len({info.id, *(other.id for other in others)}) == 8
     assert len(info.fingerprint) == 64
     assert info.id.startswith("efficientnet-lite0-")
     assert others[1].difference(info) == "precision bf16, not fp32"

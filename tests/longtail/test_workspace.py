@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -415,6 +416,72 @@ def test_a_run_resumed_with_another_precision_is_refused_with_both_named(
         assert refused.value.exit_code == 2
     assert first.ingest([str(images)]).ingested == 1
     assert Workspace(empty.root).ingest([str(images)]).ingested == 2  # another name stands beside
+
+
+GATHERING = """\
+import threading
+
+from two_precisions import fp32
+from dataclasses import replace
+
+seen = []
+
+
+class batched(fp32):
+    batch = 8
+
+    def encode(self, pixels):
+        seen.append((len(pixels), threading.current_thread().name))
+        return super().encode(pixels)
+
+
+def elsewhere():
+    made = fp32()
+    if threading.current_thread() is not threading.main_thread():
+        made.info = replace(fp32.info, weights_sha256="1" * 64)
+    return made
+"""
+
+
+@pytest.fixture
+def gathering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of encoders: `batched` wants 8 images at once, `elsewhere` differs."""
+    (tmp_path / "two_precisions.py").write_text(TWO_PRECISIONS)
+    (tmp_path / "gathering.py").write_text(GATHERING)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("two_precisions", "gathering"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "gathering"
+
+
+def test_images_are_gathered_for_an_encoder_that_wants_many(
+    empty: Workspace, photographs: Path, gathering: str, tmp_path: Path
+) -> None:
+    paths = sorted(map(str, photographs.iterdir()))[:31]
+    held = []
+    for root, name in ((empty.root, "batched"), (Workspace.create(tmp_path / "w").root, "fp32")):
+        settings = {"encoder": f"module:{gathering}.{name}", "batch_size": 3, "workers": 1}
+        workspace = Workspace(root, settings)
+        assert workspace.ingest(paths).ingested == 31
+        rows = workspace.catalog.samples.read(["sample_id", "embedding_high"])
+        held.append(rows.sort_by("sample_id"))
+    assert held[0].equals(held[1])
+    seen = sys.modules[gathering].seen
+    assert sorted(n for n, _ in seen) == [7, 8, 8, 8]
+    assert all(thread.startswith("encode") for _, thread in seen), "beside what decodes"
+
+
+def test_a_worker_with_another_encoder_is_refused_with_both_named(
+    empty: Workspace, photographs: Path, gathering: str
+) -> None:
+    workspace = Workspace(empty.root, {"encoder": f"module:{gathering}.elsewhere", "workers": 2})
+    with pytest.raises(
+        EncoderError, match=r"worker has mine-.*weights_sha256 1+, not 0+; install"
+    ) as refused:
+        workspace.ingest([str(photographs)])
+    assert "[while" not in str(refused.value)
+    assert workspace.jobs.encoder.id in str(refused.value)
+    assert workspace.catalog.samples.read().num_rows == 0
 
 
 def test_an_encoder_of_one_level_is_mined(
