@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from longtail.examples import Examples
+from longtail.examples import WHOLE_ID, Examples
 from longtail.filters import Filter
 from longtail.jobs import Jobs
 from longtail.opened import Opened, open_index, open_level
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
 """A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
 
+HITS_OF_EACH = pa.schema([pa.field("query", pa.int64()), *HITS])
+"""The answers of several queries, one after another; `query` counts from 0."""
+
 _SHORTEST_PREFIX = 6
 
 
@@ -38,13 +41,20 @@ class Question:
 
     images: Sequence[str | Path]
     sample_ids: Sequence[str]
-    text: str | None
-    unlike: Sequence[str | Path]
+    vectors: ArrayLike
+    text: str | None = None
+    unlike: Sequence[str | Path] = ()
     k: int
     within: float
     where: Filter
-    apart: float
+    apart: float = 0.0
     level: Level
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"k is {self.k}; ask for 1 or more")
+        _check_distance("within", self.within)
+        _check_distance("apart", self.apart)
 
 
 @dataclass
@@ -60,40 +70,51 @@ class Finder:
         """The answer as a table of `HITS`. Raises as `Workspace.query`."""
         from index.query import query
 
-        if not asked.images and not asked.sample_ids and asked.text is None:
-            raise UsageError("give an image file, a sample id or a text to query by")
         opened = self._at(asked.level)
-        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve)
-        positives = [examples.of_file(Path(file)) for file in asked.images]
-        positives += [examples.of_sample(prefix) for prefix in asked.sample_ids]
-        if asked.text is not None:
-            positives.append(examples.of_text(asked.text))
+        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve_all)
         negatives = [
-            examples.of_file(Path(one)) if Path(one).exists() else examples.of_sample(str(one))
+            examples.of_file(Path(one)) if Path(one).exists() else examples.of_samples([str(one)])
             for one in asked.unlike
         ]
-        allowed = asked.where.sample_ids(self.jobs.catalog, self.verdicts, opened.encoder_id)
-        only = None if allowed is None else opened.searched.sample_ids.rows(allowed)
         rows, distances = query(
             opened.searched,
-            np.concatenate(positives),
+            _positives(asked, examples),
             np.concatenate(negatives) if negatives else None,
             k=min(asked.k, opened.searched.vectors),
             within=asked.within,
-            only=None if only is None else np.sort(only[only >= 0]),
+            only=opened.passing(asked.where, self.jobs.catalog, self.verdicts),
             apart=asked.apart,
         )
         return _hits(opened, rows, distances)
 
+    def query_each(self, asked: Question) -> pa.Table:
+        """The answers to each example by itself, as a table of `HITS_OF_EACH`."""
+        from index.query import query_each
+
+        opened = self._at(asked.level)
+        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve_all)
+        rows, distances = query_each(
+            opened.searched,
+            _positives(asked, examples),
+            k=min(asked.k, opened.searched.vectors),
+            within=asked.within,
+            only=opened.passing(asked.where, self.jobs.catalog, self.verdicts),
+        )
+        numbers, places = np.nonzero(rows >= 0)
+        hits = _hits(opened, rows[numbers, places], distances[numbers, places])
+        columns = [pa.array(numbers), pa.array(places + 1), *hits.columns[1:]]
+        return pa.Table.from_arrays(columns, schema=HITS_OF_EACH)
+
     def vector_of_text(self, text: str) -> NDArray[np.float32]:
         """The embedding (d,) of words. Raises EncoderError where there is none."""
-        examples = Examples(self.index().searched, "high", self.jobs, self.resolve)
+        examples = Examples(self.index().searched, "high", self.jobs, self.resolve_all)
         return examples.of_text(text).reshape(-1)
 
     def duplicates(self, within: float) -> list[list[dict[str, Any]]]:
         """Groups of near-duplicates, as `Workspace.duplicates` gives them."""
         from index.duplicates import near_duplicates
 
+        _check_distance("within", within)
         opened = self.index()
         groups = near_duplicates(opened.searched, within)
         found = [_hits(opened, group.rows, group.distances) for group in groups]
@@ -114,6 +135,17 @@ class Finder:
             )
             raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
         return str(found[0])
+
+    def resolve_all(self, prefixes: Sequence[str]) -> list[str]:
+        """As `resolve` of each, the whole ids among them looked up in one scan of the table."""
+        whole = [prefix for prefix in prefixes if WHOLE_ID.fullmatch(prefix)]
+        there = set()
+        if len(whole) > 1:
+            wanted = ds.field("sample_id").isin(pa.array(whole, pa.string()))
+            there = set(
+                self.jobs.catalog.samples.read(["sample_id"], wanted)["sample_id"].to_pylist()
+            )
+        return [prefix if prefix in there else self.resolve(prefix) for prefix in prefixes]
 
     def index(self) -> Opened[Snapshot]:
         """The newest snapshot.
@@ -142,6 +174,25 @@ class Finder:
         if level not in self._levels or not self._levels[level].is_newest():
             self._levels[level] = open_level(self.jobs.catalog.samples, encoder, level)
         return self._levels[level]
+
+
+def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:
+    """The examples (p, d), p > 0: files, then samples, words and vectors."""
+    found = [examples.of_file(Path(file)) for file in asked.images]
+    if len(asked.sample_ids):
+        found.append(examples.of_samples(asked.sample_ids))
+    if asked.text is not None:
+        found.append(examples.of_text(asked.text))
+    if np.size(asked.vectors):
+        found.append(examples.of_vectors(asked.vectors))
+    if not found:
+        raise UsageError("give an image file, a sample id, a vector or a text to query by")
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _check_distance(name: str, distance: float) -> None:
+    if not 0 <= distance <= 2:
+        raise UsageError(f"{name} is {distance}; distances between unit vectors lie in [0, 2]")
 
 
 def _hits(

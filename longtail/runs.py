@@ -107,7 +107,7 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
     Raises WorkspaceBusyError while another does, WorkspaceError where nothing can be written.
     """
     started = datetime.now(UTC)
-    run_id = f"{started:{_STAMP}}-{started.microsecond:06x}"
+    run_id = id_at(started)
     run = Run(run_id, catalog.run(run_id), started, details)
     with ExitStack() as held:
         try:
@@ -132,6 +132,12 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
             with suppress(OSError):  # a full disk, say, may be why the run failed
                 write_json(run.folder / FAILED, _failure(run, error))
             raise
+
+
+def id_at(time: datetime) -> str:
+    """The id of a run that starts at a time (with a time zone); ids sort by time."""
+    time = time.astimezone(UTC)
+    return f"{time:{_STAMP}}-{time.microsecond:06x}"
 
 
 def started_at(run_id: str) -> datetime:
