@@ -21,6 +21,7 @@ from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.errors import NotFoundError, UsageError
 from schemas.records import LEVELS, Level
+from schemas.tables import Table
 
 if TYPE_CHECKING:
     from index.exact import Exact
@@ -120,32 +121,9 @@ class Finder:
         found = [_hits(opened, group.rows, group.distances) for group in groups]
         return [table.drop_columns(["rank"]).to_pylist() for table in found]
 
-    def resolve(self, prefix: str) -> str:
-        """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
-        if len(prefix) < _SHORTEST_PREFIX:
-            raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
-        starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
-        samples = self.jobs.catalog.samples
-        found = samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
-        if len(found) != 1:
-            what = (
-                f"are {len(found)} samples whose ids start"
-                if found
-                else "is no sample whose id starts"
-            )
-            raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
-        return str(found[0])
-
     def resolve_all(self, prefixes: Sequence[str]) -> list[str]:
-        """As `resolve` of each, the whole ids among them looked up in one scan of the table."""
-        whole = [prefix for prefix in prefixes if WHOLE_ID.fullmatch(prefix)]
-        there = set()
-        if len(whole) > 1:
-            wanted = ds.field("sample_id").isin(pa.array(whole, pa.string()))
-            there = set(
-                self.jobs.catalog.samples.read(["sample_id"], wanted)["sample_id"].to_pylist()
-            )
-        return [prefix if prefix in there else self.resolve(prefix) for prefix in prefixes]
+        """The sample ids that start so. Raises NotFoundError unless there is exactly one each."""
+        return resolve(self.jobs.catalog.samples, prefixes)
 
     def index(self) -> Opened[Snapshot]:
         """The newest snapshot.
@@ -174,6 +152,35 @@ class Finder:
         if level not in self._levels or not self._levels[level].is_newest():
             self._levels[level] = open_level(self.jobs.catalog.samples, encoder, level)
         return self._levels[level]
+
+
+def resolve(samples: Table, prefixes: Sequence[str], what: str = "sample") -> list[str]:
+    """The id in the column `sample_id` of a table that each prefix starts.
+
+    Whole ids are looked up in one scan. what: such an id is of. Raises NotFoundError for a prefix
+    that starts none or several.
+    """
+    whole = pa.array(filter(WHOLE_ID.fullmatch, prefixes), pa.string())
+    there: set[str] = set()
+    if len(whole):
+        rows = samples.read(["sample_id"], ds.field("sample_id").isin(whole))
+        there = set(rows["sample_id"].to_pylist())
+    return [one if one in there else _started_by(samples, one, what) for one in prefixes]
+
+
+def _started_by(samples: Table, prefix: str, what: str) -> str:
+    if len(prefix) < _SHORTEST_PREFIX:
+        raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
+    starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
+    found = samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
+    if len(found) != 1:
+        there = (
+            f"are {len(found)} {what}s whose ids start"
+            if found
+            else f"is no {what} whose id starts"
+        )
+        raise NotFoundError(f"there {there} with '{prefix}'; 'longtail flags' shows ids")
+    return str(found[0])
 
 
 def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:

@@ -102,7 +102,7 @@ class Run:
 
 @contextmanager
 def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
-    """Hold the workspace and start a run in it.
+    """Hold the workspace and start a run in it, after what a crash left of forgetting is done.
 
     Raises WorkspaceBusyError while another does, WorkspaceError where nothing can be written.
     """
@@ -126,6 +126,10 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
                 "workspace elsewhere with 'longtail init FOLDER'"
             ) from None
         try:
+            if catalog.forgetting.exists():
+                from longtail import forgetting  # which needs this module
+
+                forgetting.finish(catalog)
             yield run
         except BaseException as error:
             _log.exception("the run ended early")

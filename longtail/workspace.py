@@ -18,14 +18,14 @@ from numpy.typing import ArrayLike
 
 from longtail import maintenance, runs, settings, triggers
 from longtail.filters import Filter
-from longtail.finding import Finder, Question
+from longtail.finding import Finder, Question, resolve
 from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
 from longtail.runs import Run, RunSummary
 from longtail.triggers import Match, StandingQuery
 from longtail.verdicts import VerdictLog, this_user
 from schemas.catalog import Catalog
-from schemas.errors import NotFoundError, WorkspaceError
+from schemas.errors import NotFoundError, UsageError, WorkspaceError
 from schemas.records import Flag, FlagKind, Level, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
@@ -292,19 +292,25 @@ class Workspace:
         """Delete samples from tables, datasets, index, reports and verdicts; returns their ids.
 
         Those named by `sample_ids` (ids or unique prefixes), and those that all of `source` and
-        `before` (captured, or ingested where that is unknown) describe. Their content is refused
-        later, unless `undo`, which takes whole ids, has it accepted again. `vacuum` takes their
-        bytes off the disk. Raises NotFoundError, WorkspaceBusyError.
+        `before` (captured, or seen where that is unknown) say of any of their URIs. Their content
+        is refused later, unless `undo` has it accepted again: that takes ids alone. `vacuum` takes
+        their bytes off the disk. Raises NotFoundError, WorkspaceBusyError, and CorruptionError,
+        after all else is done, for what is damaged.
         """
         from longtail import forgetting
 
+        if undo and (source is not None or before is not None):
+            raise UsageError("what was forgotten is known by its id alone: undo takes sample ids")
         with runs.start(self.catalog, command="forget") as run:
             if undo:
-                gone = list(sample_ids)
+                gone = list(
+                    dict.fromkeys(resolve(self.catalog.forgotten, sample_ids, "forgotten sample"))
+                )
                 forgetting.remember(self.catalog, gone)
             else:
-                gone = [self.resolve(prefix) for prefix in sample_ids]
-                gone += forgetting.described(self.catalog, source, before)
+                named = self._finder.resolve_all(sample_ids)
+                named += forgetting.described(self.catalog, source, before)
+                gone = list(dict.fromkeys(named))
                 forgetting.forget(self.catalog, self.verdicts, gone)
             run.finish()
         return gone
@@ -486,7 +492,8 @@ class Workspace:
 
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
-        return self._finder.resolve(prefix)
+        (sample_id,) = self._finder.resolve_all([prefix])
+        return sample_id
 
     def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
         """Each sample once, in order."""

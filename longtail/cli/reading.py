@@ -100,10 +100,12 @@ def query(
     ] = "high",
     source: Annotated[str | None, typer.Option(help="Only from here.", show_default=False)] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Captured then or later (UTC).", show_default=False)
+        datetime | None,
+        typer.Option(help="Captured (else seen) then or later (UTC).", show_default=False),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(help="Captured before then (UTC).", show_default=False)
+        datetime | None,
+        typer.Option(help="Captured (else seen) before then (UTC).", show_default=False),
     ] = None,
     quality: Annotated[
         list[str] | None,
