@@ -141,6 +141,9 @@ class OpenSegment:
                 )
         self.ids = map_ids(folder, segment)
         self._flat = _map_index(folder / f"{segment.name}.vectors.faiss", segment, faiss.IndexFlat)
+        self._vectors = faiss.rev_swig_ptr(
+            self._flat.get_xb(), segment.vectors * segment.dimension
+        ).reshape(segment.vectors, segment.dimension)
         self._cells: Any = None
         if segment.kind != "Flat":
             path = folder / f"{segment.name}.cells.faiss"
@@ -184,7 +187,7 @@ class OpenSegment:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) of `rows` (m,) of this segment."""
-        return np.asarray(self._flat.reconstruct_batch(rows), dtype=np.float32)
+        return np.asarray(self._vectors[rows], dtype=np.float32)
 
     def _search_here(
         self,

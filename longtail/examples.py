@@ -68,9 +68,8 @@ class Examples:
                 f"have {dimension} numbers"
             )
         norms = np.sqrt(np.einsum("ij,ij->i", given, given))
-        sound = (norms > 0) & (norms < np.inf)
-        if not sound.all():
-            wrong = int(np.argmin(sound))
+        if not (norms.min() > 0 and norms.max() < np.inf):
+            wrong = int(np.argmin((norms > 0) & (norms < np.inf)))
             raise UsageError(
                 f"vector {wrong} has length {norms[wrong]:g}; give numbers that are finite and not "
                 "all zero"

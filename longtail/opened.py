@@ -102,28 +102,34 @@ class Opened(Generic[S]):
 
     def _all_uris(self) -> _Uris:
         places = np.full(len(self.searched.sample_ids), -1)
-        chunks: list[pa.StringArray] = []
-        count = 0
+        text, lengths, count = bytearray(), [np.zeros(1, np.int64)], 0
         mine = ds.field("encoder") == self.encoder_id
         for batch in self.samples.batches(["sample_id", "uri"], mine, rows=_ROWS_PER_BATCH):
             rows = self.searched.sample_ids.rows_of(_digests(batch["sample_id"]))
             places[rows[rows >= 0]] = count + np.flatnonzero(rows >= 0)
-            chunks.append(batch["uri"])
+            uris, starts = _text(batch["uri"])
+            text += uris
+            lengths.append(np.diff(starts))
             count += batch.num_rows
-        return _Uris(pa.chunked_array(chunks, pa.string()), places)
+        return _Uris(text, np.cumsum(np.concatenate(lengths)), places)
 
 
 @dataclass(frozen=True, slots=True)
 class _Uris:
-    """URIs in the order of the table, and the place there of each row, -1 where it has none."""
+    """URIs one behind the other, as the table has them: Arrow takes long for a few of an array.
 
-    held: pa.ChunkedArray
+    starts: (n + 1,) of each in the text. places: of each row among them, -1 where it has none.
+    """
+
+    text: bytearray
+    starts: NDArray[np.int64]
     places: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> pa.StringArray:
-        # One by one: Arrow's own `take` costs several times as much for the few of an answer.
-        places = self.places[rows].tolist()
-        return pa.array([self.held[at].as_py() if at >= 0 else None for at in places], pa.string())
+        places = self.places[rows]
+        ends = zip(self.starts[places].tolist(), self.starts[places + 1].tolist(), strict=True)
+        found = [self.text[start:end].decode() for start, end in ends]
+        return pa.array(found, pa.string(), mask=places < 0)
 
 
 def open_index(store: IndexStore, samples: Table, encoder_id: str) -> Opened[Snapshot] | None:
@@ -169,11 +175,17 @@ def _digests(sample_ids: pa.StringArray) -> NDArray[np.bytes_]:
     """Ids as `index.sample_ids` keeps them, from Arrow's buffer, without a string for each."""
     from index.sample_ids import ID_DTYPE
 
-    if not len(sample_ids):
-        return np.empty(0, ID_DTYPE)
-    _, offsets, text = sample_ids.buffers()
-    at = np.frombuffer(offsets, np.int32)[sample_ids.offset :][: len(sample_ids) + 1]
-    return np.frombuffer(unhexlify(memoryview(text)[at[0] : at[-1]]), ID_DTYPE)
+    text, _ = _text(sample_ids)
+    return np.frombuffer(unhexlify(text), ID_DTYPE)
+
+
+def _text(strings: pa.StringArray) -> tuple[memoryview, NDArray[np.int32]]:
+    """The bytes of strings without nulls, and (n + 1,) where each begins, the last one's end."""
+    if not len(strings):
+        return memoryview(b""), np.zeros(1, np.int32)
+    _, offsets, text = strings.buffers()
+    starts = np.frombuffer(offsets, np.int32)[strings.offset :][: len(strings) + 1]
+    return memoryview(text)[starts[0] : starts[-1]], starts
 
 
 def _again(question: Callable[[], T]) -> T:
