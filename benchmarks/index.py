@@ -207,7 +207,7 @@ def quick(scratch: Path) -> dict[str, float]:
     snapshot = opened(large)
     index = rivals.bare_faiss(snapshot, large.root)
     (queries,) = clustered(QUERIES, 320, seed=1)
-    scored = measures.scoring(snapshot, index)
+    scored = measures.scoring(snapshot, index, most=50_000)
     brute = brute_force(snapshot, scored["score_s"], timed=2000)
     asked = measures.asking(workspace, index, queries)
     started = measures.opening(measures.ASKING, workspace.root, queries[:1])

@@ -110,10 +110,10 @@ def opening(script: str, root: Path, query: Vectors) -> dict[str, float]:
     return dict(json.loads(told.stdout))
 
 
-def scoring(snapshot: Snapshot, index: Any) -> dict[str, float]:
-    """Seconds to find the neighbours of all vectors."""
+def scoring(snapshot: Snapshot, index: Any, most: int = MOST_SCORED) -> dict[str, float]:
+    """Seconds to find the neighbours of all vectors, in proportion to those of the `most` first."""
     rows = snapshot.live_rows()
-    scored = rows[:MOST_SCORED]
+    scored = rows[:most]
     blocks = np.split(scored, range(BLOCK, len(scored), BLOCK))
     vectors = [snapshot.read(block) for block in blocks]
     taken = in_turns(
@@ -166,12 +166,13 @@ def asking(workspace: Workspace, index: Any, queries: Vectors) -> dict[str, floa
     found: dict[int, Any] = {}
 
     def ask(turn: int) -> None:
-        found[turn] = workspace.query(vector=queries[turn], k=K)["sample_id"]
+        found[turn] = workspace.query(vector=queries[turn], k=K)
 
     first, second = (seconds(lambda: ask(0)) for _ in range(2))
     taken = in_turns(ask, lambda turn: index.search(queries[turn : turn + 1], K), len(queries))
     ours, theirs = (np.median(taken, axis=0) * 1e3).tolist()
-    rows = np.array([snapshot.sample_ids.rows(found[turn].to_pylist()) for turn in sorted(found)])
+    answers = (found[turn]["sample_id"].to_pylist() for turn in sorted(found))
+    rows = np.array([snapshot.sample_ids.rows(ids) for ids in answers])
     truth, _ = snapshot.search(queries, K, exact=True)
     held = snapshot.sample_ids.take(snapshot.live_rows()[: len(queries)])
     by_id = [seconds(partial(workspace.query, sample_id=one, k=K)) for one in held]

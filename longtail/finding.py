@@ -209,7 +209,7 @@ def _hits(
 ) -> pa.Table:
     columns = [
         pa.array(np.arange(1, len(rows) + 1)),
-        pa.array(opened.searched.sample_ids.take(rows), pa.string()),
+        opened.sample_ids(rows),
         opened.uris(rows),
         pa.array(distances),
     ]

@@ -52,6 +52,12 @@ class Opened(Generic[S]):
         """Whether nothing was committed since; cheap enough to ask before every query."""
         return self.newest() == self.version
 
+    def sample_ids(self, rows: NDArray[np.int64]) -> pa.StringArray:
+        """The ids of rows (m,)."""
+        text = self.searched.sample_ids.digests(rows).tobytes().hex().encode()
+        starts = np.arange(0, len(text) + 1, 64, dtype=np.int32)
+        return pa.StringArray.from_buffers(len(rows), pa.py_buffer(starts), pa.py_buffer(text))
+
     def uris(self, rows: NDArray[np.int64]) -> pa.Array:
         """The URIs of rows (m,) as strings, null for a sample that the table lacks by now.
 
@@ -62,7 +68,7 @@ class Opened(Generic[S]):
             self._uris = _again(self._all_uris)
         self._asked = True
         if self._uris is None:
-            return self._scanned(self.searched.sample_ids.take(rows))
+            return self._scanned(self.sample_ids(rows))
         return self._uris.take(rows)
 
     def passing(
@@ -93,8 +99,7 @@ class Opened(Generic[S]):
             passing &= some
         return np.flatnonzero(passing)
 
-    def _scanned(self, sample_ids: list[str]) -> pa.Array:
-        wanted = pa.array(sample_ids, pa.string())
+    def _scanned(self, wanted: pa.StringArray) -> pa.Array:
         mine = (ds.field("encoder") == self.encoder_id) & ds.field("sample_id").isin(wanted)
         found = self.samples.read(["sample_id", "uri"], mine)
         uris = found["uri"].take(pc.index_in(wanted, value_set=found["sample_id"]))
