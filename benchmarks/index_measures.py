@@ -20,6 +20,7 @@ from benchmarks.index_data import Vectors, clustered, sample_ids
 from index.search import Snapshot
 from index.store import IndexStore
 from longtail import Workspace
+from longtail.filters import Filter
 
 K = 10
 ADDED = 10_000
@@ -42,6 +43,23 @@ seconds = time.perf_counter() - begun
 resident = next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]
 print(json.dumps({"open_s": seconds, "open_mb": int(resident) / 1024}))
 """
+
+
+ASKING = """
+import json, sys, time
+import faiss
+import numpy as np
+from longtail import Workspace
+query = np.load(sys.argv[2])
+begun = time.perf_counter()
+workspace = Workspace(sys.argv[1])
+workspace.query(vector=query, k=10)
+seconds = time.perf_counter() - begun
+workspace.query(vector=query, k=10)
+resident = next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]
+print(json.dumps({"workspace_open_s": seconds, "workspace_mb": int(resident) / 1024}))
+"""
+"""As `OPENING` through `Workspace`; its memory after the second query, which reads all URIs."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -75,13 +93,16 @@ def building(store: IndexStore, batches: Iterable[Vectors]) -> dict[str, float]:
     return {"write_s": written, "compact_s": compacted}
 
 
-def opening(root: Path, query: Vectors) -> dict[str, float]:
-    """Seconds to open and answer a first query in a new process, and its memory after."""
+def opening(script: str, root: Path, query: Vectors) -> dict[str, float]:
+    """Seconds to open and answer a first query in a new process, and its memory after.
+
+    script: `OPENING` for an index in the folder `root`, `ASKING` for a workspace.
+    """
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file, query)
         file.flush()
         told = subprocess.run(
-            [sys.executable, "-c", OPENING, os.fspath(root), file.name],
+            [sys.executable, "-c", script, os.fspath(root), file.name],
             check=True,
             capture_output=True,
             text=True,
@@ -89,10 +110,10 @@ def opening(root: Path, query: Vectors) -> dict[str, float]:
     return dict(json.loads(told.stdout))
 
 
-def scoring(snapshot: Snapshot, index: Any) -> dict[str, float]:
-    """Seconds to find the neighbours of all vectors."""
+def scoring(snapshot: Snapshot, index: Any, most: int = MOST_SCORED) -> dict[str, float]:
+    """Seconds to find the neighbours of all vectors, in proportion to those of the `most` first."""
     rows = snapshot.live_rows()
-    scored = rows[:MOST_SCORED]
+    scored = rows[:most]
     blocks = np.split(scored, range(BLOCK, len(scored), BLOCK))
     vectors = [snapshot.read(block) for block in blocks]
     taken = in_turns(
@@ -101,7 +122,12 @@ def scoring(snapshot: Snapshot, index: Any) -> dict[str, float]:
         len(blocks),
     )
     ours, theirs = (taken.sum(axis=0) * len(rows) / len(scored)).tolist()
-    return {"score_s": ours, "faiss_score_s": theirs, "self_knn_vs_faiss": ours / theirs}
+    return {
+        "scored_vectors": len(scored),
+        "score_s": ours,
+        "faiss_score_s": theirs,
+        "self_knn_vs_faiss": ours / theirs,
+    }
 
 
 def querying(snapshot: Snapshot, index: Any, queries: Vectors) -> dict[str, float]:
@@ -128,27 +154,39 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float((found[:, :, None] == truth[:, None, :]).any(axis=2).mean())
 
 
-def asking(workspace: Workspace, index: Any, ids: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of `Workspace.query` by sample id, FAISS alone being given the vectors.
+def asking(workspace: Workspace, index: Any, queries: Vectors) -> dict[str, float]:
+    """Milliseconds of `Workspace.query` by vector, the recall of its answers, and what else.
 
     The first query of a process opens the index and scans the table for 10 URIs, the second reads
-    all URIs; the median is of those after.
+    all URIs; the medians are of those after. by_id: by a sample that is held. filtered: half of the
+    samples pass; the first such query reads the table, those after have what passes in memory.
     """
     snapshot = workspace.jobs.index_store.open()
     assert snapshot is not None
-    queries = snapshot.read(snapshot.sample_ids.rows(ids))
-    first, second = (seconds(lambda: workspace.query(sample_id=ids[0], k=K)) for _ in range(2))
-    taken = in_turns(
-        lambda turn: workspace.query(sample_id=ids[turn], k=K),
-        lambda turn: index.search(queries[turn : turn + 1], K),
-        len(ids),
-    )
+    found: dict[int, Any] = {}
+
+    def ask(turn: int) -> None:
+        found[turn] = workspace.query(vector=queries[turn], k=K)
+
+    first, second = (seconds(lambda: ask(0)) for _ in range(2))
+    taken = in_turns(ask, lambda turn: index.search(queries[turn : turn + 1], K), len(queries))
     ours, theirs = (np.median(taken, axis=0) * 1e3).tolist()
+    answers = (found[turn]["sample_id"].to_pylist() for turn in sorted(found))
+    rows = np.array([snapshot.sample_ids.rows(ids) for ids in answers])
+    truth, _ = snapshot.search(queries, K, exact=True)
+    held = snapshot.sample_ids.take(snapshot.live_rows()[: len(queries)])
+    by_id = [seconds(partial(workspace.query, sample_id=one, k=K)) for one in held]
+    half = partial(workspace.query, where=Filter(quality=("brightness<0.5",)), k=K)
+    filtered = [seconds(partial(half, vector=query)) for query in queries]
     return {
         "workspace_first_s": first,
         "workspace_second_s": second,
         "workspace_ms": ours,
         "workspace_vs_faiss": ours / theirs,
+        "workspace_recall_at_10": recall(rows, truth),
+        "workspace_by_id_ms": float(np.median(by_id)) * 1e3,
+        "filtered_first_s": filtered[0],
+        "filtered_ms": float(np.median(filtered[1:])) * 1e3,
     }
 
 

@@ -22,7 +22,8 @@ PANELS = {
     },
     "adding 10,000, s": {"add_10k_s": "longtail"},
     "memory and disk, MB": {
-        "open_mb": "opened for a query",
+        "open_mb": "the index opened for a query",
+        "workspace_mb": "Workspace.query",
         "build_peak_mb": "building, peak",
         "files_mb": "files",
     },

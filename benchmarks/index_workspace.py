@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from benchmarks.index_data import BATCH, sample_ids
@@ -13,7 +14,11 @@ from schemas import arrow
 
 
 def publish(workspace: Workspace, count: int) -> None:
-    """A row for each of `sample_ids(count)`, with a URI of usual length and little else."""
+    """A row for each of `sample_ids(count)`, with a URI of usual length and little else.
+
+    brightness: drawn evenly from [0, 1), for filters.
+    """
+    random = np.random.default_rng(4)
     blank: dict[Any, Any] = {
         pa.string(): "",
         pa.binary(): b"",
@@ -29,6 +34,7 @@ def publish(workspace: Workspace, count: int) -> None:
         known = {
             "encoder": pa.repeat(workspace.jobs.encoder.id, len(ids)),
             "sample_id": pa.array(ids, pa.string()),
+            "brightness": pa.array(random.random(len(ids), dtype=np.float32)),
             "uri": pa.array([f"s3://archive/line-3/{start + n:012}.jpg" for n in range(len(ids))]),
         }
         columns = [

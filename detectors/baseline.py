@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +178,16 @@ class Baseline:
         lowest = np.max([z[name] for name in ("low", kind("low")) if name in z], axis=0)
         found: Mask = (self.deviation(z) >= threshold) & (lowest >= NOTABLE_Z)
         return found
+
+    def without(self, sample_ids: Collection[str]) -> Baseline:
+        """As if these had not calibrated it; what was fitted on all of them stays."""
+        kept = np.flatnonzero(~np.isin(self.sample_ids, list(sample_ids))).tolist()
+        return replace(
+            self,
+            sample_ids=[self.sample_ids[row] for row in kept],
+            sources=[self.sources[row] for row in kept],
+            z={name: values[kept] for name, values in self.z.items()},
+        )
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""

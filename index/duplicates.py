@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csr_array
 
 from index.search import Snapshot
 
 NEIGHBOURS = 32
-
-BLOCK = 1024
-"""Rows compared with a whole chain at a time: a parked camera makes chains of many thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +24,71 @@ class DuplicateGroup:
 def near_duplicates(snapshot: Snapshot, within: float) -> list[DuplicateGroup]:
     """Groups whose every member lies `within` this distance of the group's representative.
 
-    Candidates are mutual neighbours: no farther from either than its own k nearest, which keeps
-    dense regions of alike but different images apart. A chain of them may lead far, so each chain
-    is cut: the sample with the most others near it takes those as its group, and so on with the
-    rest. Largest groups first; samples without a near-duplicate are in none.
+    Samples are linked where they are mutual neighbours: no farther from either than its own k
+    nearest, which keeps dense regions of alike but different images apart. A chain of links may
+    lead far, so the sample with the most of them, of equals the one that is nearest to its own,
+    takes as its group what links lead to without leaving its reach, and so on with the rest. So a
+    group costs what it holds, however long the chain. Largest groups first; samples without a
+    near-duplicate are in none.
     """
     live = snapshot.live_rows()
     k = min(NEIGHBOURS, len(live) - 1)
     if k < 1:
         return []
-    neighbours, distances = snapshot.neighbours(live, k)
-    near = (distances <= within) & (neighbours >= 0)
-    sample, _ = np.nonzero(near)
-    other = np.searchsorted(live, neighbours[near])
-    mutual = (
-        distances[near] <= distances[other, -1]
-    )  # by radius: equal vectors crowd each other out
-    links = (np.ones(mutual.sum(), np.int8), (sample[mutual], other[mutual]))
-    graph = coo_array(links, shape=(len(live), len(live)))
-    count, chain_of = connected_components(graph, directed=False)
-    order = np.argsort(chain_of, kind="stable")
-    chains = np.split(order, np.cumsum(np.bincount(chain_of, minlength=count))[:-1])
-    groups = [
-        group for chain in chains if len(chain) > 1 for group in _cut(snapshot, live[chain], within)
-    ]
+    links = _links(*snapshot.neighbours(live, k), live, within)
+    counts = np.diff(links.indptr)
+    order = np.lexsort((links.sum(axis=1), -counts))[: np.count_nonzero(counts)]
+    free = np.ones(len(live), dtype=bool)
+    groups = []
+    for leader in order:
+        if free[leader]:
+            members, distances = _reached(snapshot, live, links, free, leader, within)
+            free[members] = False
+            if len(members) > 1:
+                groups.append(DuplicateGroup(live[members], distances))
     return sorted(groups, key=lambda group: (-len(group.rows), group.rows[0]))
 
 
-def _cut(snapshot: Snapshot, chain: NDArray[np.int64], within: float) -> Iterator[DuplicateGroup]:
-    """Split a chain of rows into groups around representatives; leaves single samples out."""
-    vectors = snapshot.read(chain)
-    cosine = 1 - within**2 / 2
-    standing = np.empty(len(chain))  # how many are near, and of equals who is nearer to them
-    for start in range(0, len(chain), BLOCK):
-        alike = vectors[start : start + BLOCK] @ vectors.T
-        standing[start : start + BLOCK] = np.where(alike >= cosine, alike, 0).sum(
-            axis=1, dtype=float
-        )
-    free = np.ones(len(chain), dtype=bool)
-    for leader in np.argsort(-standing, kind="stable"):
-        if not free[leader]:
-            continue
-        distances = np.linalg.norm(vectors - vectors[leader], axis=1)
-        members = np.flatnonzero(free & (distances <= within) & (np.arange(len(chain)) != leader))
-        members = members[np.argsort(distances[members], kind="stable")]
-        free[[leader, *members]] = False
-        if len(members):
-            group = np.concatenate([[leader], members])
-            yield DuplicateGroup(chain[group], distances[group])
+def _links(
+    neighbours: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    live: NDArray[np.int64],
+    within: float,
+) -> csr_array:
+    """The distances of mutual neighbours (n, n), as places in `live`, both ways."""
+    near = (distances <= within) & (neighbours >= 0)
+    one, _ = np.nonzero(near)
+    other, gaps = np.searchsorted(live, neighbours[near]), distances[near]
+    mutual = gaps <= distances[other, -1]  # by radius: equal vectors crowd each other out
+    pairs = np.sort(np.stack([one[mutual], other[mutual]]), axis=0)
+    (one, other), firsts = np.unique(pairs, axis=1, return_index=True)
+    both = (np.concatenate([one, other]), np.concatenate([other, one]))
+    return coo_array((np.tile(gaps[mutual][firsts], 2), both), shape=(len(live), len(live))).tocsr()
+
+
+def _reached(
+    snapshot: Snapshot,
+    live: NDArray[np.int64],
+    links: csr_array,
+    free: NDArray[np.bool_],
+    leader: int,
+    within: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The leader, and the free places that links lead to `within` its reach, by distance."""
+    centre = snapshot.read(live[[leader]])
+    members, distances = [np.array([leader])], [np.zeros(1, np.float32)]
+    seen = new = members[0]
+    while len(new):
+        linked = np.concatenate([links.indices[slice(*links.indptr[at : at + 2])] for at in new])
+        linked = np.setdiff1d(linked[free[linked]], seen)
+        gaps = np.linalg.norm(snapshot.read(live[linked]) - centre, axis=1)
+        seen = np.union1d(seen, linked)
+        new = linked[gaps <= within]
+        members.append(new)
+        distances.append(gaps[gaps <= within])
+    places, gaps = np.concatenate(members[1:]), np.concatenate(distances[1:])
+    order = np.argsort(gaps, kind="stable")
+    return (
+        np.concatenate([members[0], places[order]]),
+        np.concatenate([distances[0], gaps[order]]),
+    )

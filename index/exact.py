@@ -20,6 +20,7 @@ class Exact:
         digests = encode(sample_ids)
         order = np.argsort(digests, kind="stable")
         self.sample_ids = SampleIds([digests[order]], [()])
+        self.dimension: int = vectors.shape[1]
         self._vectors = vectors[order]
 
     @property

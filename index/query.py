@@ -15,6 +15,7 @@ class Searchable(Protocol):
     """What can be asked so: a `Snapshot`, which says what each does, or an `Exact`."""
 
     sample_ids: SampleIds
+    dimension: int
 
     @property
     def vectors(self) -> int: ...
@@ -56,9 +57,33 @@ def query(
         if apart > 0:
             keep[keep] = _first_of_each(searched.read(rows[keep]), apart)
         beyond = len(rows) > 0 and distances[-1] > within
-        if keep.sum() >= k or beyond or (exact and len(rows) < fetch):
+        if np.count_nonzero(keep) >= k or beyond or (exact and len(rows) < fetch):
             return rows[keep][:k], distances[keep][:k]
         fetch, exact = fetch * 4, True  # the cells probed for the nearest hold few of the far ones
+
+
+def query_each(
+    searched: Searchable,
+    queries: NDArray[np.float32],
+    *,
+    k: int,
+    within: float = np.inf,
+    only: NDArray[np.int64] | None = None,
+) -> Found:
+    """The k samples nearest to each of the queries by itself.
+
+    queries: (n, d) float32 of unit norm. within, only: as for `query`. Returns rows (n, k) and
+    distances (n, k), nearest first; where fewer are found, rows are -1 and distances infinite.
+    Raises as `Snapshot.search`.
+    """
+    rows, distances = searched.search(queries, k, only=only)
+    there = searched.vectors if only is None else len(only)
+    thin = (rows >= 0).sum(axis=1) < min(k, there)  # the cells probed held too few
+    if thin.any():
+        rows[thin], distances[thin] = searched.search(queries[thin], k, only=only, exact=True)
+    beyond = distances > within
+    rows[beyond], distances[beyond] = -1, np.inf
+    return rows, distances
 
 
 def _nearest_to_any(
@@ -69,6 +94,8 @@ def _nearest_to_any(
     exact: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     found, told = searched.search(positives, k, only=only, exact=exact)
+    if len(positives) == 1 and found[0, -1] >= 0:
+        return found[0], told[0]
     rows, distances = found[found >= 0], told[found >= 0]
     if len(positives) == 1:
         return rows, distances

@@ -87,7 +87,10 @@ class SampleIds(Sequence[str]):
 
     def rows(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each sample, (m,) int64, -1 where it is not held or was forgotten."""
-        wanted = encode(sample_ids)
+        return self.rows_of(encode(sample_ids))
+
+    def rows_of(self, wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """As `rows`, of digests (m,) of `ID_DTYPE`."""
         rows = np.full(len(wanted), -1, dtype=np.int64)
         for part, deleted, start in zip(self._parts, self._deleted, self._starts, strict=False):
             at = find(part, wanted)

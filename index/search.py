@@ -98,13 +98,16 @@ class Snapshot:
                 "query with the encoder that made the index, or run 'longtail index rebuild'"
             )
         check_unit(queries)
-        rows = [np.full((len(queries), k), -1, dtype=np.int64)]
-        squared = [np.full((len(queries), k), np.inf, dtype=np.float32)]
+        rows: list[NDArray[np.int64]] = []
+        squared: list[NDArray[np.float32]] = []
         for part, start, end in zip(self.parts, self._starts, self._starts[1:], strict=False):
             chosen = None if only is None else only[(only >= start) & (only < end)] - start
             inside, distances = part.search(queries, k, effort, chosen)
-            rows.append(np.where(inside < 0, -1, inside + start))
+            rows.append(np.where(inside < 0, -1, inside + start) if start else inside)
             squared.append(distances)
+        if sum(inside.shape[1] for inside in rows) < k:
+            rows.append(np.full((len(queries), k), -1, dtype=np.int64))
+            squared.append(np.full((len(queries), k), np.inf, dtype=np.float32))
         return _nearest(np.concatenate(rows, axis=1), np.concatenate(squared, axis=1), k)
 
     def neighbours(self, rows: NDArray[np.int64], k: int, *, exact: bool = False) -> Found:

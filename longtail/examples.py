@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from longtail.jobs import Jobs
 from schemas.errors import ImageError, NotFoundError, UsageError
@@ -18,6 +18,8 @@ from schemas.records import Level
 
 if TYPE_CHECKING:
     from index.query import Searchable
+
+WHOLE_ID = re.compile("[0-9a-f]{64}")
 
 Vector = NDArray[np.float32]
 """(1, d) float32 of unit norm."""
@@ -27,23 +29,52 @@ Vector = NDArray[np.float32]
 class Examples:
     """Examples for a search among the vectors of a level, embedded as those were.
 
-    resolve: gives the sample id that a prefix means, or raises NotFoundError.
+    resolve: gives the sample id that each prefix means, or raises NotFoundError.
     """
 
     searched: Searchable
     level: Level
     jobs: Jobs
-    resolve: Callable[[str], str]
+    resolve: Callable[[Sequence[str]], Sequence[str]]
 
-    def of_sample(self, prefix: str) -> Vector:
-        """The stored vector of a sample. Raises NotFoundError for one that is not indexed."""
-        vector = self._stored(prefix) if re.fullmatch("[0-9a-f]{64}", prefix) else None
-        if vector is None:
-            sample_id = self.resolve(prefix)
-            vector = self._stored(sample_id)
-            if vector is None:
-                raise NotFoundError(f"sample {sample_id} is not indexed; 'longtail index' adds it")
-        return vector
+    def of_samples(self, prefixes: Sequence[str]) -> NDArray[np.float32]:
+        """The stored vectors (p, d) of samples. Raises NotFoundError for one not indexed."""
+        held = self.searched.sample_ids
+        rows = np.array([-1])
+        if all(WHOLE_ID.fullmatch(prefix) for prefix in prefixes):
+            rows = held.rows(prefixes)
+        if rows.min() < 0:  # else nothing but the index is asked
+            sample_ids = self.resolve(prefixes)
+            rows = held.rows(sample_ids)
+            if rows.min() < 0:
+                missing = sample_ids[int(rows.argmin())]
+                raise NotFoundError(f"sample {missing} is not indexed; 'longtail index' adds it")
+        return self.searched.read(rows)
+
+    def of_vectors(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        """A vector (d,) or several (p, d), scaled to unit length as those of samples are.
+
+        Raises UsageError for another length, for what is no number or not finite, and for zeros.
+        """
+        try:
+            given = np.asarray(vectors, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the vector is not of numbers alone: {error}") from None
+        dimension = self.searched.dimension
+        given = given[None] if given.ndim == 1 else given
+        if given.ndim != 2 or given.shape[1] != dimension:
+            raise UsageError(
+                f"a vector of shape {given.shape} is no example; those of level '{self.level}' "
+                f"have {dimension} numbers"
+            )
+        norms = np.sqrt(np.einsum("ij,ij->i", given, given))
+        if not (norms.min() > 0 and norms.max() < np.inf):
+            wrong = int(np.argmin((norms > 0) & (norms < np.inf)))
+            raise UsageError(
+                f"vector {wrong} has length {norms[wrong]:g}; give numbers that are finite and not "
+                "all zero"
+            )
+        return np.asarray(given / norms[:, None], dtype=np.float32)
 
     def of_file(self, file: Path) -> Vector:
         """The vector of an image file: the stored one where the workspace holds its content.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -16,7 +14,7 @@ from longtail import runs
 from longtail.verdicts import VerdictLog
 from schemas.catalog import Catalog
 from schemas.errors import NotFoundError, UsageError
-from schemas.records import QUALITY_STATISTICS, VerdictLabel
+from schemas.records import QUALITY_STATISTICS, VERDICT_LABELS, VerdictLabel
 from schemas.tables import Table
 
 _COMPARE: dict[str, Callable[[ds.Expression, float], ds.Expression]] = {
@@ -31,7 +29,7 @@ _COMPARE: dict[str, Callable[[ds.Expression, float], ds.Expression]] = {
 class Filter:
     """What a sample must be; what is None or empty asks nothing.
 
-    source: any of its URIs came from there. since, until: captured in [since, until).
+    source, since, until: any of its URIs came from there, in [since, until); see `sighted`.
     quality: comparisons such as `sharpness<0.01`, all of which hold. flagged: by the newest mining
     run, or not. verdict: its latest one. dataset: that holds it.
     """
@@ -44,61 +42,89 @@ class Filter:
     verdict: VerdictLabel | None = None
     dataset: str | None = None
 
-    def sample_ids(
-        self, catalog: Catalog, verdicts: VerdictLog, encoder_id: str
-    ) -> list[str] | None:
-        """The ids of the samples that pass, None where nothing is asked.
+    def state(self, catalog: Catalog, verdicts: VerdictLog) -> tuple[object, ...]:
+        """What changes whenever other samples might pass: versions of what the filter reads."""
+        return (
+            self._sighted() is not None and catalog.uris.version(),
+            bool(self.quality) and catalog.samples.version(),
+            self.flagged is not None and catalog.scores.version(),
+            self.verdict is not None and verdicts.last(),
+            self.dataset is not None and self._dataset(catalog).version(),
+        )
 
-        Raises UsageError for a comparison that is none, NotFoundError for an unknown dataset.
+    def samples(
+        self, catalog: Catalog, verdicts: VerdictLog, encoder_id: str
+    ) -> Iterator[Iterable[pa.StringArray]]:
+        """For each thing asked the ids of the samples that it passes, in batches.
+
+        Raises UsageError for a comparison or a verdict that is none, NotFoundError for an unknown
+        dataset.
         """
-        passing: list[list[str]] = []
-        where = self._provenance()
+        where = self._sighted()
         if where is not None:
-            passing.append(_ids(catalog.uris, where))
+            yield _ids(catalog.uris, where)
         if self.quality:
             where = ds.field("encoder") == encoder_id
             for comparison in self.quality:
                 where &= _parse(comparison)
-            passing.append(_ids(catalog.samples, where))
+            yield _ids(catalog.samples, where)
         if self.flagged is not None:
             newest = runs.newest_mining_run(catalog)
             where = ds.field("run_id") == (newest or "")
             where &= ds.field("rank").is_valid() if self.flagged else ds.field("rank").is_null()
-            passing.append(_ids(catalog.scores, where))
+            yield _ids(catalog.scores, where)
         if self.verdict is not None:
+            if self.verdict not in VERDICT_LABELS:
+                raise UsageError(
+                    f"'{self.verdict}' is no verdict; take one of {', '.join(VERDICT_LABELS)}"
+                )
             latest = verdicts.latest()
-            passing.append([id_ for id_, given in latest.items() if given.label == self.verdict])
+            given = [id_ for id_, verdict in latest.items() if verdict.label == self.verdict]
+            yield [pa.array(given, pa.string())]
         if self.dataset is not None:
-            from pipelines.curate import dataset  # with Beam, which no other query waits for
+            yield _ids(self._dataset(catalog), None)
 
-            table = dataset(catalog, self.dataset)
-            if table.version() is None:
-                raise NotFoundError(f"no dataset '{self.dataset}'; 'longtail curate' makes one")
-            passing.append(_ids(table, None))
-        if not passing:
+    def _sighted(self) -> ds.Expression | None:
+        if self.source is None and self.since is None and self.until is None:
             return None
-        return sorted(set.intersection(*map(set, passing)))
+        return sighted(self.source, self.since, self.until)
 
-    def _provenance(self) -> ds.Expression | None:
-        wanted: list[ds.Expression] = []
-        if self.source is not None:
-            wanted.append(ds.field("source") == self.source)
-        if self.since is not None:
-            wanted.append(ds.field("captured_at") >= _utc(self.since))
-        if self.until is not None:
-            wanted.append(ds.field("captured_at") < _utc(self.until))
-        if not wanted:
-            return None
-        return reduce(operator.and_, wanted)
+    def _dataset(self, catalog: Catalog) -> Table:
+        from pipelines.curate import dataset  # with Beam, which no other query waits for
+
+        table = dataset(catalog, self.dataset or "")
+        if table.version() is None:
+            raise NotFoundError(f"no dataset '{self.dataset}'; 'longtail curate' makes one")
+        return table
 
 
-def _ids(table: Table, where: ds.Expression | None) -> list[str]:
-    ids: list[str] = table.read(["sample_id"], where)["sample_id"].to_pylist()
-    return ids
+def sighted(
+    source: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> ds.Expression:
+    """Which rows of the URIs table are of `source` and of a time in [since, until).
+
+    An image's time is when it was captured or, where that is unknown, when the run that saw it
+    started. UTC without a time zone.
+    """
+    where = ds.scalar(True)
+    captured, run_id = ds.field("captured_at"), ds.field("run_id")
+    if source is not None:
+        where &= ds.field("source") == source
+    if since is not None:
+        since = _utc(since)
+        where &= (captured >= since) | (captured.is_null() & (run_id >= runs.id_at(since)))
+    if until is not None:
+        until = _utc(until)
+        where &= (captured < until) | (captured.is_null() & (run_id < runs.id_at(until)))
+    return where
 
 
-def _utc(time: datetime) -> pa.Scalar:
-    return pa.scalar(time if time.tzinfo else time.replace(tzinfo=UTC))
+def _ids(table: Table, where: ds.Expression | None) -> Iterator[pa.StringArray]:
+    return (batch["sample_id"] for batch in table.batches(["sample_id"], where))
+
+
+def _utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _parse(comparison: str) -> ds.Expression:

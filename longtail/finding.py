@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from longtail.examples import Examples
+from longtail.examples import WHOLE_ID, Examples
 from longtail.filters import Filter
 from longtail.jobs import Jobs
 from longtail.opened import Opened, open_index, open_level
@@ -21,6 +21,7 @@ from longtail.verdicts import VerdictLog
 from schemas import arrow
 from schemas.errors import NotFoundError, UsageError
 from schemas.records import LEVELS, Level
+from schemas.tables import Table
 
 if TYPE_CHECKING:
     from index.exact import Exact
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 HITS = pa.schema([pa.field("rank", pa.int64()), *arrow.NEIGHBOUR])
 """A query's answer, nearest first; distances are Euclidean between unit vectors, in [0, 2]."""
+
+HITS_OF_EACH = pa.schema([pa.field("query", pa.int64()), *HITS])
+"""The answers of several queries, one after another; `query` counts from 0."""
 
 _SHORTEST_PREFIX = 6
 
@@ -38,13 +42,20 @@ class Question:
 
     images: Sequence[str | Path]
     sample_ids: Sequence[str]
-    text: str | None
-    unlike: Sequence[str | Path]
+    vectors: ArrayLike
+    text: str | None = None
+    unlike: Sequence[str | Path] = ()
     k: int
     within: float
     where: Filter
-    apart: float
+    apart: float = 0.0
     level: Level
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"k is {self.k}; ask for 1 or more")
+        _check_distance("within", self.within)
+        _check_distance("apart", self.apart)
 
 
 @dataclass
@@ -60,60 +71,59 @@ class Finder:
         """The answer as a table of `HITS`. Raises as `Workspace.query`."""
         from index.query import query
 
-        if not asked.images and not asked.sample_ids and asked.text is None:
-            raise UsageError("give an image file, a sample id or a text to query by")
         opened = self._at(asked.level)
-        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve)
-        positives = [examples.of_file(Path(file)) for file in asked.images]
-        positives += [examples.of_sample(prefix) for prefix in asked.sample_ids]
-        if asked.text is not None:
-            positives.append(examples.of_text(asked.text))
+        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve_all)
         negatives = [
-            examples.of_file(Path(one)) if Path(one).exists() else examples.of_sample(str(one))
+            examples.of_file(Path(one)) if Path(one).exists() else examples.of_samples([str(one)])
             for one in asked.unlike
         ]
-        allowed = asked.where.sample_ids(self.jobs.catalog, self.verdicts, opened.encoder_id)
-        only = None if allowed is None else opened.searched.sample_ids.rows(allowed)
         rows, distances = query(
             opened.searched,
-            np.concatenate(positives),
+            _positives(asked, examples),
             np.concatenate(negatives) if negatives else None,
             k=min(asked.k, opened.searched.vectors),
             within=asked.within,
-            only=None if only is None else np.sort(only[only >= 0]),
+            only=opened.passing(asked.where, self.jobs.catalog, self.verdicts),
             apart=asked.apart,
         )
         return _hits(opened, rows, distances)
 
+    def query_each(self, asked: Question) -> pa.Table:
+        """The answers to each example by itself, as a table of `HITS_OF_EACH`."""
+        from index.query import query_each
+
+        opened = self._at(asked.level)
+        examples = Examples(opened.searched, asked.level, self.jobs, self.resolve_all)
+        rows, distances = query_each(
+            opened.searched,
+            _positives(asked, examples),
+            k=min(asked.k, opened.searched.vectors),
+            within=asked.within,
+            only=opened.passing(asked.where, self.jobs.catalog, self.verdicts),
+        )
+        numbers, places = np.nonzero(rows >= 0)
+        hits = _hits(opened, rows[numbers, places], distances[numbers, places])
+        columns = [pa.array(numbers), pa.array(places + 1), *hits.columns[1:]]
+        return pa.Table.from_arrays(columns, schema=HITS_OF_EACH)
+
     def vector_of_text(self, text: str) -> NDArray[np.float32]:
         """The embedding (d,) of words. Raises EncoderError where there is none."""
-        examples = Examples(self.index().searched, "high", self.jobs, self.resolve)
+        examples = Examples(self.index().searched, "high", self.jobs, self.resolve_all)
         return examples.of_text(text).reshape(-1)
 
     def duplicates(self, within: float) -> list[list[dict[str, Any]]]:
         """Groups of near-duplicates, as `Workspace.duplicates` gives them."""
         from index.duplicates import near_duplicates
 
+        _check_distance("within", within)
         opened = self.index()
         groups = near_duplicates(opened.searched, within)
         found = [_hits(opened, group.rows, group.distances) for group in groups]
         return [table.drop_columns(["rank"]).to_pylist() for table in found]
 
-    def resolve(self, prefix: str) -> str:
-        """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
-        if len(prefix) < _SHORTEST_PREFIX:
-            raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
-        starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
-        samples = self.jobs.catalog.samples
-        found = samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
-        if len(found) != 1:
-            what = (
-                f"are {len(found)} samples whose ids start"
-                if found
-                else "is no sample whose id starts"
-            )
-            raise NotFoundError(f"there {what} with '{prefix}'; 'longtail flags' shows ids")
-        return str(found[0])
+    def resolve_all(self, prefixes: Sequence[str]) -> list[str]:
+        """The sample ids that start so. Raises NotFoundError unless there is exactly one each."""
+        return resolve(self.jobs.catalog.samples, prefixes)
 
     def index(self) -> Opened[Snapshot]:
         """The newest snapshot.
@@ -144,6 +154,54 @@ class Finder:
         return self._levels[level]
 
 
+def resolve(samples: Table, prefixes: Sequence[str], what: str = "sample") -> list[str]:
+    """The id in the column `sample_id` of a table that each prefix starts.
+
+    Whole ids are looked up in one scan. what: such an id is of. Raises NotFoundError for a prefix
+    that starts none or several.
+    """
+    whole = pa.array(filter(WHOLE_ID.fullmatch, prefixes), pa.string())
+    there: set[str] = set()
+    if len(whole):
+        rows = samples.read(["sample_id"], ds.field("sample_id").isin(whole))
+        there = set(rows["sample_id"].to_pylist())
+    return [one if one in there else _started_by(samples, one, what) for one in prefixes]
+
+
+def _started_by(samples: Table, prefix: str, what: str) -> str:
+    if len(prefix) < _SHORTEST_PREFIX:
+        raise NotFoundError(f"'{prefix}' is too short: give {_SHORTEST_PREFIX} digits or more")
+    starts = pc.starts_with(ds.field("sample_id"), prefix.lower())
+    found = samples.read(["sample_id"], starts)["sample_id"].unique().to_pylist()
+    if len(found) != 1:
+        there = (
+            f"are {len(found)} {what}s whose ids start"
+            if found
+            else f"is no {what} whose id starts"
+        )
+        raise NotFoundError(f"there {there} with '{prefix}'; 'longtail flags' shows ids")
+    return str(found[0])
+
+
+def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:
+    """The examples (p, d), p > 0: files, then samples, words and vectors."""
+    found = [examples.of_file(Path(file)) for file in asked.images]
+    if len(asked.sample_ids):
+        found.append(examples.of_samples(asked.sample_ids))
+    if asked.text is not None:
+        found.append(examples.of_text(asked.text))
+    if np.size(asked.vectors):
+        found.append(examples.of_vectors(asked.vectors))
+    if not found:
+        raise UsageError("give an image file, a sample id, a vector or a text to query by")
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _check_distance(name: str, distance: float) -> None:
+    if not 0 <= distance <= 2:
+        raise UsageError(f"{name} is {distance}; distances between unit vectors lie in [0, 2]")
+
+
 def _hits(
     opened: Opened[Snapshot] | Opened[Exact],
     rows: NDArray[np.int64],
@@ -151,7 +209,7 @@ def _hits(
 ) -> pa.Table:
     columns = [
         pa.array(np.arange(1, len(rows) + 1)),
-        pa.array(opened.searched.sample_ids.take(rows), pa.string()),
+        opened.sample_ids(rows),
         opened.uris(rows),
         pa.array(distances),
     ]

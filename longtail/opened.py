@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from longtail.filters import Filter
 from schemas import arrow
 from schemas.records import Level
 from schemas.tables import Table
@@ -22,10 +24,15 @@ if TYPE_CHECKING:
     from index.query import Searchable
     from index.search import Snapshot
     from index.store import IndexStore
+    from longtail.verdicts import VerdictLog
+    from schemas.catalog import Catalog
 
 S = TypeVar("S", bound="Searchable")
+T = TypeVar("T")
 
 _ROWS_PER_BATCH = 50_000
+_FILTERS_KEPT = 4
+"""Of the latest ones the rows that pass are held in memory: 8 bytes a row."""
 
 
 @dataclass
@@ -37,43 +44,97 @@ class Opened(Generic[S]):
     newest: Callable[[], object]
     samples: Table
     encoder_id: str
-    _uris: pa.LargeStringArray | None = field(default=None, init=False)
+    _uris: _Uris | None = field(default=None, init=False)
     _asked: bool = field(default=False, init=False)
+    _passing: dict[object, NDArray[np.int64]] = field(default_factory=dict, init=False)
 
     def is_newest(self) -> bool:
         """Whether nothing was committed since; cheap enough to ask before every query."""
         return self.newest() == self.version
 
+    def sample_ids(self, rows: NDArray[np.int64]) -> pa.StringArray:
+        """The ids of rows (m,)."""
+        text = self.searched.sample_ids.digests(rows).tobytes().hex().encode()
+        starts = np.arange(0, len(text) + 1, 64, dtype=np.int32)
+        return pa.StringArray.from_buffers(len(rows), pa.py_buffer(starts), pa.py_buffer(text))
+
     def uris(self, rows: NDArray[np.int64]) -> pa.Array:
         """The URIs of rows (m,) as strings, null for a sample that the table lacks by now.
 
         One question is answered by a scan of the table; who asks again has all URIs held in memory
-        (about 100 bytes a sample), so that an answer takes microseconds.
+        (about 60 bytes a sample), so that an answer takes microseconds.
         """
         if self._uris is None and self._asked:
-            self._uris = self._all_uris()
+            self._uris = _again(self._all_uris)
         self._asked = True
         if self._uris is None:
-            return self._scanned(self.searched.sample_ids.take(rows))
-        return self._uris.take(pa.array(rows)).cast(pa.string())
+            return self._scanned(self.sample_ids(rows))
+        return self._uris.take(rows)
 
-    def _scanned(self, sample_ids: list[str]) -> pa.Array:
-        wanted = pa.array(sample_ids, pa.string())
-        found = self._table(ds.field("sample_id").isin(wanted))
+    def passing(
+        self, where: Filter, catalog: Catalog, verdicts: VerdictLog
+    ) -> NDArray[np.int64] | None:
+        """The rows (m,) that pass a filter, ascending; None where all do.
+
+        Kept until a table that the filter reads changes. Raises as `Filter.samples`.
+        """
+        if where == Filter():
+            return None
+        key = (repr(where), where.state(catalog, verdicts))
+        rows = self._passing.pop(key, None)
+        if rows is None:
+            rows = _again(lambda: self._rows(where, catalog, verdicts))
+        latest = list(self._passing.items())[1 - _FILTERS_KEPT :]
+        self._passing = {**dict(latest), key: rows}
+        return None if len(rows) == self.searched.vectors else rows
+
+    def _rows(self, where: Filter, catalog: Catalog, verdicts: VerdictLog) -> NDArray[np.int64]:
+        held = self.searched.sample_ids
+        passing = np.ones(len(held), dtype=bool)
+        for batches in where.samples(catalog, verdicts, self.encoder_id):
+            some = np.zeros(len(held), dtype=bool)
+            for sample_ids in batches:
+                rows = held.rows_of(_digests(sample_ids))
+                some[rows[rows >= 0]] = True
+            passing &= some
+        return np.flatnonzero(passing)
+
+    def _scanned(self, wanted: pa.StringArray) -> pa.Array:
+        mine = (ds.field("encoder") == self.encoder_id) & ds.field("sample_id").isin(wanted)
+        found = self.samples.read(["sample_id", "uri"], mine)
         uris = found["uri"].take(pc.index_in(wanted, value_set=found["sample_id"]))
         return pa.chunked_array(uris.chunks, pa.string()).combine_chunks()
 
-    def _all_uris(self) -> pa.LargeStringArray:
-        table = self._table(None)
-        rows = self.searched.sample_ids.rows(table["sample_id"].to_pylist())
+    def _all_uris(self) -> _Uris:
         places = np.full(len(self.searched.sample_ids), -1)
-        places[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        uris = table["uri"].cast(pa.large_string()).combine_chunks()
-        return uris.take(pa.array(places, mask=places < 0))
-
-    def _table(self, where: ds.Expression | None) -> pa.Table:
+        text, lengths, count = bytearray(), [np.zeros(1, np.int64)], 0
         mine = ds.field("encoder") == self.encoder_id
-        return self.samples.read(["sample_id", "uri"], mine if where is None else mine & where)
+        for batch in self.samples.batches(["sample_id", "uri"], mine, rows=_ROWS_PER_BATCH):
+            rows = self.searched.sample_ids.rows_of(_digests(batch["sample_id"]))
+            places[rows[rows >= 0]] = count + np.flatnonzero(rows >= 0)
+            uris, starts = _text(batch["uri"])
+            text += uris
+            lengths.append(np.diff(starts))
+            count += batch.num_rows
+        return _Uris(text, np.cumsum(np.concatenate(lengths)), places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Uris:
+    """URIs one behind the other, as the table has them: Arrow takes long for a few of an array.
+
+    starts: (n + 1,) of each in the text. places: of each row among them, -1 where it has none.
+    """
+
+    text: bytearray
+    starts: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> pa.StringArray:
+        places = self.places[rows]
+        ends = zip(self.starts[places].tolist(), self.starts[places + 1].tolist(), strict=True)
+        found = [self.text[start:end].decode() for start, end in ends]
+        return pa.array(found, pa.string(), mask=places < 0)
 
 
 def open_index(store: IndexStore, samples: Table, encoder_id: str) -> Opened[Snapshot] | None:
@@ -113,3 +174,28 @@ def embeddings(
         if batch.num_rows:
             vectors = arrow.matrix(pa.chunked_array([batch[column]]))
             yield batch["sample_id"].to_pylist(), vectors
+
+
+def _digests(sample_ids: pa.StringArray) -> NDArray[np.bytes_]:
+    """Ids as `index.sample_ids` keeps them, from Arrow's buffer, without a string for each."""
+    from index.sample_ids import ID_DTYPE
+
+    text, _ = _text(sample_ids)
+    return np.frombuffer(unhexlify(text), ID_DTYPE)
+
+
+def _text(strings: pa.StringArray) -> tuple[memoryview, NDArray[np.int32]]:
+    """The bytes of strings without nulls, and (n + 1,) where each begins, the last one's end."""
+    if not len(strings):
+        return memoryview(b""), np.zeros(1, np.int32)
+    _, offsets, text = strings.buffers()
+    starts = np.frombuffer(offsets, np.int32)[strings.offset :][: len(strings) + 1]
+    return memoryview(text)[starts[0] : starts[-1]], starts
+
+
+def _again(question: Callable[[], T]) -> T:
+    """The answer; asked again where a vacuum took a file meanwhile, as `Table.read` does."""
+    try:
+        return question()
+    except FileNotFoundError:
+        return question()

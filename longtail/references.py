@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from longtail.filters import sighted
 from schemas.catalog import Catalog
 from schemas.errors import EncoderError, NotFoundError, UsageError
 from schemas.records import VERDICT_LABELS
@@ -84,9 +84,8 @@ class References:
     def about(self) -> list[Mapping[str, str | int]]:
         """The saved ones, by name: name, of, encoder, samples, saved_at."""
         from detectors.baseline import read_about
-        from pipelines.reference import BASELINE
 
-        paths = sorted(self.catalog.references.glob(f"*/{BASELINE}"))
+        paths = fits(self.catalog)
         return [{"name": path.parent.name, **read_about(path)} for path in paths]
 
     def check(self, text: str, save_as: str | None, encoder_id: str) -> None:
@@ -116,7 +115,7 @@ class References:
         if wanted.kind == "saved":
             return Found(self._saved(wanted.value, encoder_id))
         latest = self.verdicts.latest()
-        named = self._named(wanted, encoder_id)
+        named = self._named(wanted)
         if wanted.kind != "dataset":
             named -= {id_ for id_, given in latest.items() if given.label in ("edge_case", "junk")}
         if wanted.kind != "verdict":
@@ -128,13 +127,7 @@ class References:
                 f"reference '{text}' holds {len(ids):,} indexed samples, {FEWEST} is the least; "
                 f"there are {self._there(wanted, encoder_id)}"
             )
-        digest = hashlib.sha256("".join(ids).encode()).hexdigest()
-        about: dict[str, str | int] = {
-            "of": text,
-            "encoder": encoder_id,
-            "samples": len(ids),
-            "digest": digest,
-        }
+        about = {"of": text, "encoder": encoder_id, **_told(ids)}
         return Found(Reference(folder, about), ids)
 
     def save(self, reference: Reference, name: str) -> None:
@@ -172,6 +165,11 @@ class References:
                 f"reference '{name}' was fitted on vectors of {about['encoder']}, the samples are "
                 f"of {encoder_id}; fit one with --reference {about['of']} under another name"
             )
+        if int(about["samples"]) < FEWEST:
+            raise UsageError(
+                f"reference '{name}' has {about['samples']} samples left, {FEWEST} is the least; "
+                f"fit one with --reference {about['of']} under another name"
+            )
         return Reference(folder, about)
 
     def _must_be_saved(self, name: str) -> None:
@@ -181,19 +179,17 @@ class References:
                 f"no reference '{name}' is saved; there are: {', '.join(there) or 'none'}"
             )
 
-    def _named(self, wanted: Wanted, encoder_id: str) -> set[str]:
+    def _named(self, wanted: Wanted) -> set[str]:
         if wanted.kind == "dataset":
             return self._dataset(wanted)
         if wanted.kind == "verdict":
             latest = self.verdicts.latest()
             return {id_ for id_, given in latest.items() if given.label == wanted.value}
-        where = ds.field("encoder") == encoder_id
         if wanted.kind == "source":
-            where &= ds.field("source") == wanted.value
+            where = sighted(source=wanted.value)
         else:
-            time = pa.scalar(_time(wanted.value))
-            where &= pc.coalesce(ds.field("captured_at"), ds.field("ingested_at")) < time
-        return set(self.catalog.samples.read(["sample_id"], where)["sample_id"].to_pylist())
+            where = sighted(until=_time(wanted.value))
+        return set(self.catalog.uris.read(["sample_id"], where)["sample_id"].to_pylist())
 
     def _dataset(self, wanted: Wanted) -> set[str]:
         from curation.dataset import check_name
@@ -221,6 +217,31 @@ class References:
             return "sources " + ", ".join(name or "(none)" for name in names)
         times = pc.min_max(pc.coalesce(table["captured_at"], table["ingested_at"])).as_py()
         return f"samples from {times['min']:%Y-%m-%d %H:%M} to {times['max']:%Y-%m-%d %H:%M}"
+
+
+def fits(catalog: Catalog) -> list[Path]:
+    """The files of the saved references' fits, by name."""
+    from pipelines.reference import BASELINE
+
+    return sorted(catalog.references.glob(f"*/{BASELINE}"))
+
+
+def forget(fit: Path, sample_ids: Collection[str]) -> None:
+    """Take samples out of a saved fit. Raises CorruptionError."""
+    from detectors.baseline import Baseline
+
+    old = Baseline.load(fit)
+    new = old.without(sample_ids)
+    if len(new.sample_ids) < len(old.sample_ids):
+        temporary = fit.with_suffix(".tmp")
+        replace(new, about={**new.about, **_told(sorted(new.sample_ids))}).save(temporary)
+        temporary.replace(fit)
+
+
+def _told(sample_ids: Sequence[str]) -> dict[str, str | int]:
+    """How many samples a reference has, and a digest of their ids, which ascend."""
+    digest = hashlib.sha256("".join(sample_ids).encode()).hexdigest()
+    return {"samples": len(sample_ids), "digest": digest}
 
 
 def _time(text: str) -> datetime:

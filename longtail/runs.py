@@ -102,12 +102,12 @@ class Run:
 
 @contextmanager
 def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
-    """Hold the workspace and start a run in it.
+    """Hold the workspace and start a run in it, after what a crash left of forgetting is done.
 
     Raises WorkspaceBusyError while another does, WorkspaceError where nothing can be written.
     """
     started = datetime.now(UTC)
-    run_id = f"{started:{_STAMP}}-{started.microsecond:06x}"
+    run_id = id_at(started)
     run = Run(run_id, catalog.run(run_id), started, details)
     with ExitStack() as held:
         try:
@@ -126,12 +126,22 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
                 "workspace elsewhere with 'longtail init FOLDER'"
             ) from None
         try:
+            if catalog.forgetting.exists():
+                from longtail import forgetting  # which needs this module
+
+                forgetting.finish(catalog)
             yield run
         except BaseException as error:
             _log.exception("the run ended early")
             with suppress(OSError):  # a full disk, say, may be why the run failed
                 write_json(run.folder / FAILED, _failure(run, error))
             raise
+
+
+def id_at(time: datetime) -> str:
+    """The id of a run that starts at a time (with a time zone); ids sort by time."""
+    time = time.astimezone(UTC)
+    return f"{time:{_STAMP}}-{time.microsecond:06x}"
 
 
 def started_at(run_id: str) -> datetime:

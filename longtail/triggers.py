@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.triggers import Trigger, learn, learn_from_words
 from longtail import runs
 from schemas.catalog import Catalog
 from schemas.errors import EncoderError, NotFoundError, UsageError
 from schemas.records import Verdict
 
 if TYPE_CHECKING:
+    from detectors.triggers import Trigger
     from index.search import Snapshot
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -274,6 +274,8 @@ def _learned(
     vectors: NDArray[np.float32],
 ) -> Trigger | None:
     """The trigger as its examples and the verdicts on its matches make it."""
+    from detectors.triggers import learn, learn_from_words  # with scikit-learn, 90 MB
+
     told_of = query.matched.keys() - {*query.positive, *query.negative}
     judged = {one: verdicts[one].label for one in told_of if one in verdicts}
     yes = [one for one, label in judged.items() if label == "edge_case"]

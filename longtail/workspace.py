@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from numpy.typing import ArrayLike
 
 from longtail import maintenance, runs, settings, triggers
 from longtail.filters import Filter
-from longtail.finding import Finder, Question
+from longtail.finding import Finder, Question, resolve
 from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
 from longtail.runs import Run, RunSummary
 from longtail.triggers import Match, StandingQuery
 from longtail.verdicts import VerdictLog, this_user
 from schemas.catalog import Catalog
-from schemas.errors import NotFoundError, WorkspaceError
+from schemas.errors import NotFoundError, UsageError, WorkspaceError
 from schemas.records import Flag, FlagKind, Level, Verdict, VerdictLabel
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ class Workspace:
         *,
         sample_id: str | Sequence[str] = (),
         text: str | None = None,
+        vector: ArrayLike = (),
         unlike: Sequence[str | Path] = (),
         k: int = 12,
         within: float = 2.0,
@@ -220,24 +222,54 @@ class Workspace:
         """The k samples most like any of the examples: rank, sample_id, uri, distance.
 
         image, sample_id: one example or several, files and samples together. text: an example in
-        words, for an encoder that embeds text. unlike: files or sample ids of what is not meant;
-        samples nearer to these are left out. within: largest distance, in [0, 2]. where: what an
-        answer must be. apart: of samples within this distance of each other only the best. level:
-        `low`, alike in texture and exposure, `mid`, in parts, or `high`, as whole objects; only
-        that is indexed, and the others compare all samples. Raises NotFoundError for an unknown
-        sample or file, UsageError for a file that is no image or without an example, EncoderError
-        for a text where the encoder embeds images only.
+        words, for an encoder that embeds text. vector: one (d,) or several (p, d) as the encoder
+        gives them, of any length. unlike: files or sample ids of what is not meant; samples nearer
+        to these are left out. within: largest distance, in [0, 2]. where: what an answer must be.
+        apart: of samples within this distance of each other only the best. level: `low`, alike in
+        texture and exposure, `mid`, in parts, or `high`, as whole objects; only that is indexed,
+        and the others compare all samples. Raises NotFoundError for an unknown sample or file,
+        UsageError for a file that is no image, a vector of another length, a number out of range
+        or no example, EncoderError for a text where the encoder embeds images only.
         """
         return self._finder.query(
             Question(
                 images=[image] if isinstance(image, str | Path) else image,
                 sample_ids=[sample_id] if isinstance(sample_id, str) else sample_id,
+                vectors=vector,
                 text=text,
                 unlike=unlike,
                 k=k,
                 within=within,
                 where=where,
                 apart=apart,
+                level=level,
+            )
+        )
+
+    def query_each(
+        self,
+        image: str | Path | Sequence[str | Path] = (),
+        *,
+        sample_id: str | Sequence[str] = (),
+        vector: ArrayLike = (),
+        k: int = 12,
+        within: float = 2.0,
+        where: Filter = ANY,
+        level: Level = "high",
+    ) -> pa.Table:
+        """As `query` of every example by itself: query, rank, sample_id, uri, distance.
+
+        query: which example, from 0: files first, then samples, then vectors, as they are given.
+        All are searched at once, so that thousands take a fraction of the time of as many queries.
+        """
+        return self._finder.query_each(
+            Question(
+                images=[image] if isinstance(image, str | Path) else image,
+                sample_ids=[sample_id] if isinstance(sample_id, str) else sample_id,
+                vectors=vector,
+                k=k,
+                within=within,
+                where=where,
                 level=level,
             )
         )
@@ -260,19 +292,25 @@ class Workspace:
         """Delete samples from tables, datasets, index, reports and verdicts; returns their ids.
 
         Those named by `sample_ids` (ids or unique prefixes), and those that all of `source` and
-        `before` (captured, or ingested where that is unknown) describe. Their content is refused
-        later, unless `undo`, which takes whole ids, has it accepted again. `vacuum` takes their
-        bytes off the disk. Raises NotFoundError, WorkspaceBusyError.
+        `before` (captured, or seen where that is unknown) say of any of their URIs. Their content
+        is refused later, unless `undo` has it accepted again: that takes ids alone. `vacuum` takes
+        their bytes off the disk. Raises NotFoundError, WorkspaceBusyError, and CorruptionError,
+        after all else is done, for what is damaged.
         """
         from longtail import forgetting
 
+        if undo and (source is not None or before is not None):
+            raise UsageError("what was forgotten is known by its id alone: undo takes sample ids")
         with runs.start(self.catalog, command="forget") as run:
             if undo:
-                gone = list(sample_ids)
+                gone = list(
+                    dict.fromkeys(resolve(self.catalog.forgotten, sample_ids, "forgotten sample"))
+                )
                 forgetting.remember(self.catalog, gone)
             else:
-                gone = [self.resolve(prefix) for prefix in sample_ids]
-                gone += forgetting.described(self.catalog, source, before)
+                named = self._finder.resolve_all(sample_ids)
+                named += forgetting.described(self.catalog, source, before)
+                gone = list(dict.fromkeys(named))
                 forgetting.forget(self.catalog, self.verdicts, gone)
             run.finish()
         return gone
@@ -323,7 +361,7 @@ class Workspace:
         """
         now, reviewer = datetime.now(UTC), reviewer or this_user()
         run_id = runs.mining_run(self.catalog, run_id)
-        ids = [self.resolve(sample_id) for sample_id in sample_ids]
+        ids = self._finder.resolve_all(sample_ids)
         if group:
             ids = with_alike(self.flags(run_id), ids)
         verdicts = [Verdict(id_, label, tuple(tags), note, reviewer, now, run_id) for id_ in ids]
@@ -454,11 +492,12 @@ class Workspace:
 
     def resolve(self, prefix: str) -> str:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
-        return self._finder.resolve(prefix)
+        (sample_id,) = self._finder.resolve_all([prefix])
+        return sample_id
 
     def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
         """Each sample once, in order."""
-        return tuple(dict.fromkeys(map(self.resolve, prefixes)))
+        return tuple(dict.fromkeys(self._finder.resolve_all(prefixes)))
 
     def _flagged_at(self, run_id: str) -> list[str]:
         """What stood flagged when a run ended, whether it mined or found nothing new."""

@@ -55,6 +55,11 @@ class Catalog:
         return self.root / ".lock"
 
     @property
+    def forgetting(self) -> Path:
+        """Which samples are being forgotten; there after a crash, until a later run is done."""
+        return self.root / "forgetting.json"
+
+    @property
     def scratch(self) -> Path:
         """What only the run in progress needs; the next run removes what it left."""
         return self.root / ".scratch"

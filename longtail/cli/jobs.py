@@ -134,27 +134,30 @@ def forget(
         typer.Argument(help="Sample ids, or their first digits.", show_default=False),
     ] = None,
     workspace: WorkspaceOption = None,
+    ids: Annotated[
+        typer.FileText | None,
+        typer.Option(help="A file of sample ids, one a line; '-' reads stdin.", show_default=False),
+    ] = None,
     source: Annotated[
-        str | None, typer.Option(help="All samples from this source.", show_default=False)
+        str | None, typer.Option(help="All samples seen from this source.", show_default=False)
     ] = None,
     before: Annotated[
         datetime | None,
-        typer.Option(help="All samples captured before this time (UTC).", show_default=False),
+        typer.Option(
+            help="All samples captured (else seen) before this time (UTC).", show_default=False
+        ),
     ] = None,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Accept these contents again; takes whole ids.")
-    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Accept these contents again.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete samples and refuse them; 'vacuum' then clears the disk.
 
     Example: longtail forget -w my-workspace 3f2a9c01b7de
     """
-    if not (sample_ids or source or before):
-        raise UsageError("what shall be forgotten? give sample ids, --source or --before")
-    gone = open_workspace(workspace).forget(
-        sample_ids or (), source=source, before=before, undo=undo
-    )
+    named = [*(sample_ids or ()), *filter(None, map(str.strip, ids or ()))]
+    if not (named or source or before):
+        raise UsageError("what shall be forgotten? give sample ids, --ids, --source or --before")
+    gone = open_workspace(workspace).forget(named, source=source, before=before, undo=undo)
     if as_json:
         print_json(gone)
     elif undo:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,8 +22,12 @@ from longtail.cli.common import (
     print_table,
     print_titled,
 )
-from schemas.errors import UsageError
+from schemas.errors import NotFoundError, UsageError
 from schemas.records import VERDICT_LABELS, FlagKind, Level, VerdictLabel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 def flags(
@@ -77,6 +83,13 @@ def query(
         str | None,
         typer.Option(help="Words, for an encoder that embeds text.", show_default=False),
     ] = None,
+    vector: Annotated[
+        Path | None,
+        typer.Option(help="A .npy file of one vector, or one a row.", show_default=False),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Ask for each example by itself, all at once.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
     within: Annotated[float, typer.Option(min=0, max=2, help="Largest distance.")] = 2.0,
     apart: Annotated[
@@ -87,10 +100,12 @@ def query(
     ] = "high",
     source: Annotated[str | None, typer.Option(help="Only from here.", show_default=False)] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Captured then or later (UTC).", show_default=False)
+        datetime | None,
+        typer.Option(help="Captured (else seen) then or later (UTC).", show_default=False),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(help="Captured before then (UTC).", show_default=False)
+        datetime | None,
+        typer.Option(help="Captured (else seen) before then (UTC).", show_default=False),
     ] = None,
     quality: Annotated[
         list[str] | None,
@@ -108,7 +123,7 @@ def query(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the samples most like images, samples or words.
+    """Find the samples most like images, samples, vectors or words.
 
     Example: longtail query -w my-workspace photo.jpg -k 12
     """
@@ -116,24 +131,30 @@ def query(
 
     opened = open_workspace(workspace)
     where = Filter(source, since, until, tuple(quality or ()), flagged, verdict, dataset)
-    hits = opened.query(
+    if each and (text is not None or unlike or apart):
+        raise UsageError(
+            "--each asks by files, --id and --vector; leave out --text, --unlike and --apart"
+        )
+    ask: Callable[..., pa.Table] = opened.query_each
+    if not each:
+        ask = partial(opened.query, text=text, unlike=unlike or (), apart=apart)
+    hits = ask(
         image or (),
         sample_id=sample_id or (),
-        text=text,
-        unlike=unlike or (),
+        vector=() if vector is None else _vectors(vector),
         k=k,
         within=within,
         where=where,
-        apart=apart,
         level=level,
     ).to_pylist()
     if as_json:
         print_json(hits)
         return
     print_table(
-        ("rank", "sample", "distance", "image"),
+        (*["query"] * each, "rank", "sample", "distance", "image"),
         [
             (
+                *[str(hit.get("query"))] * each,
                 str(hit["rank"]),
                 hit["sample_id"][:SAMPLE_ID_DIGITS],
                 f"{hit['distance']:.4f}",
@@ -141,8 +162,20 @@ def query(
             )
             for hit in hits
         ],
-        right={"rank", "distance"},
+        right={"query", "rank", "distance"},
     )
+
+
+def _vectors(file: Path) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        vectors: NDArray[Any] = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise NotFoundError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{file} is no .npy file of numbers: {error}") from None
+    return vectors
 
 
 def duplicates(

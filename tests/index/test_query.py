@@ -106,6 +106,22 @@ def test_hundreds_of_equal_vectors_are_one_group(store, ids):
     assert [len(group) for group in found] == [300]
 
 
+def test_hundreds_of_frames_of_a_parked_camera_are_one_group(store, ids):
+    """Each has links to few of them; its group is what these lead to within reach."""
+    frames = np.linspace(0, 0.5, 400)
+    found = groups(store, ids, *frames.tolist(), 90, within=0.01)
+    assert [set(group) for group in found] == [set(frames)]
+
+
+def test_groups_of_a_long_chain_share_no_sample(store, ids):
+    degrees = np.cumsum(np.random.default_rng(0).uniform(0, 0.2, 600)).tolist()
+    found = groups(store, ids, *degrees, within=0.02)
+    members = [member for group in found for member in group]
+    assert len(set(members)) == len(members) > 500
+    for group in found:
+        assert all(abs(member - group[0]) <= np.degrees(0.02) + 1e-3 for member in group)
+
+
 def test_mutual_neighbours_only(store, ids):
     """One sample beside a crowd: the crowd's own neighbours are nearer."""
     crowd = np.linspace(0, 0.4, 60).tolist()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from longtail import Workspace
 from longtail.filters import Filter
+from schemas.arrow import matrix
 from schemas.errors import NotFoundError, UsageError
 
 
@@ -290,3 +291,114 @@ def test_forget_needs_to_know_what(workspace: Workspace, longtail) -> None:
     told = longtail("forget", "-w", workspace.root)
     assert told.code == 2
     assert "--source" in told.err
+
+
+def stored(workspace: Workspace, sample_ids: list[str]) -> np.ndarray:
+    """Their vectors (n, d) of the level `high`, as the samples table holds them."""
+    table = workspace.catalog.samples.read(["sample_id", "embedding_high"])
+    vectors = dict(
+        zip(table["sample_id"].to_pylist(), matrix(table["embedding_high"]), strict=True)
+    )
+    return np.array([vectors[sample_id] for sample_id in sample_ids])
+
+
+def test_a_vector_of_any_length_asks_as_its_sample_does(
+    workspace: Workspace, some: list[str], longtail, tmp_path: Path
+) -> None:
+    vectors = stored(workspace, some[:2])
+    by_id = workspace.query(sample_id=some[:2], k=9)
+    assert workspace.query(vector=vectors, k=9) == by_id
+    assert workspace.query(vector=(7 * vectors[0]).tolist(), k=1)["distance"].to_pylist() == (
+        pytest.approx([0], abs=1e-6)
+    )
+    assert workspace.query(vector=vectors[0], unlike=[some[1]], k=9) == workspace.query(
+        sample_id=some[0], unlike=[some[1]], k=9
+    )
+    np.save(tmp_path / "two.npy", vectors)
+    told = longtail(
+        "query", "-w", workspace.root, "--vector", tmp_path / "two.npy", "-k", 9, "--json"
+    )
+    assert told.json == by_id.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("vector", "said"),
+    [
+        ([1.0, 2.0], r"shape \(1, 2\) is no example; those of level 'high' have 320 numbers"),
+        (np.zeros(320), "vector 0 has length 0"),
+        (np.full((2, 320), np.nan), "vector 0 has length nan"),
+        (np.full(320, 1e300), "vector 0 has length inf"),
+        (["a"] * 320, "not of numbers alone"),
+    ],
+)
+def test_a_vector_that_is_none_is_told(workspace: Workspace, vector: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        workspace.query(vector=vector)  # type: ignore[arg-type]
+
+
+def test_each_example_by_itself_is_answered_as_if_asked_alone(
+    workspace: Workspace, some: list[str], longtail, tmp_path: Path
+) -> None:
+    vectors = stored(workspace, some[2:4])
+    asked = {"k": 5, "where": Filter(flagged=False), "within": 0.9}
+    told = workspace.query_each(sample_id=[some[0], some[1][:10]], vector=vectors, **asked)
+    alone = [workspace.query(sample_id=sample_id, **asked).to_pylist() for sample_id in some[:4]]
+    each = [{"query": number, **hit} for number, hits in enumerate(alone) for hit in hits]
+    assert len(each) > 5
+    assert told.drop_columns("distance").to_pylist() == [
+        {name: value for name, value in hit.items() if name != "distance"} for hit in each
+    ]
+    assert told["distance"].to_pylist() == pytest.approx([hit["distance"] for hit in each])
+    low = workspace.query_each(sample_id=some[:2], k=3, level="low")
+    assert low["query"].to_pylist() == [0, 0, 0, 1, 1, 1]
+
+    np.save(tmp_path / "two.npy", vectors)
+    ask = ("query", "-w", workspace.root, "--vector", tmp_path / "two.npy", "--each", "-k", 1)
+    found = [hit["sample_id"] for hit in longtail(*ask, "--json").json]
+    assert found == some[2:4]
+    assert longtail(*ask).out.split()[:3] == ["query", "rank", "sample"]
+    refused = longtail(*ask, "--unlike", some[0])
+    assert (refused.code, "leave out --text" in refused.err) == (2, True)
+    (tmp_path / "two.npy").write_text("1 2 3")
+    assert "no .npy file of numbers" in longtail(*ask).err
+    (tmp_path / "two.npy").unlink()
+    assert "cannot be read: No such file" in longtail(*ask).err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"k": 0}, "k is 0; ask for 1 or more"),
+        ({"k": -1}, "k is -1"),
+        ({"within": -0.1}, r"within is -0.1; distances between unit vectors lie in \[0, 2\]"),
+        ({"within": float("nan")}, "within is nan"),
+        ({"apart": 2.5}, "apart is 2.5"),
+        ({"where": Filter(verdict="odd")}, "'odd' is no verdict; take one of edge_case"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_number_out_of_range_is_told(
+    workspace: Workspace, some: list[str], asked: dict, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        workspace.query(sample_id=some[0], **asked)
+    with pytest.raises(UsageError, match="within is 3"):
+        workspace.duplicates(within=3)
+
+
+def test_a_filter_follows_what_it_reads(workspace: Workspace, some: list[str]) -> None:
+    """Asked again and again in one process, while verdicts, datasets and samples change."""
+
+    def found(**asked: object) -> set[str]:
+        hits = workspace.query(sample_id=some[0], k=90, where=Filter(**asked))  # type: ignore[arg-type]
+        return set(hits["sample_id"].to_pylist())
+
+    for count in (1, 2, 3):
+        workspace.verdict(some[count : count + 1], "edge_case")
+        assert found(verdict="edge_case") == set(some[1 : count + 1])
+        workspace.curate("cracks")
+        assert found(dataset="cracks") == set(some[1 : count + 1])
+        assert found(source="line-3", verdict="edge_case") == set(some[1 : count + 1])
+    assert found(verdict="normal") == set()
+    workspace.forget(some[1:3])
+    assert found(source="line-3") == {some[0], *some[3:]}
+    assert found(verdict="edge_case") == {some[3]}

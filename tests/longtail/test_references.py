@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
+from detectors.baseline import Baseline
 from longtail import Workspace
 from schemas.arrow import matrix
 from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
@@ -305,3 +306,24 @@ def test_a_source_that_shifted_is_news_once(root: Path, photographs: Path, tmp_p
     assert known.endswith(f"as run {first.run_id} said")
     flags = again.flags()
     assert all(flag.p_value is None for flag in flags if flag.source == "line-5")
+
+
+def test_a_saved_reference_forgets_and_says_when_too_little_is_left(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    workspace.mine(save_reference="march")
+    gone = sorted(of_source(workspace, "line-3"))
+    (before,) = workspace.references()
+
+    workspace.forget(gone[:2])
+
+    (about,) = workspace.references()
+    assert about["samples"] == 58
+    assert about["digest"] != before["digest"]
+    fit = Baseline.load(workspace.catalog.reference("march") / "baseline.npz")
+    assert sorted(fit.sample_ids) == gone[2:]
+    assert {len(values) for values in (fit.sources, *fit.z.values())} == {58}
+    saved = opened(root, reference="saved:march")
+    assert known(saved, saved.mine().run_id) == set(gone[2:])
+    workspace.forget(gone[2:45])
+    with pytest.raises(UsageError, match="'march' has 15 samples left, 20 is the least"):
+        saved.mine()
