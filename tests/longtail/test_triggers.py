@@ -49,17 +49,18 @@ def test_a_run_tells_its_new_matches_once(
 
 
 def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
-    flagged = [flag.sample_id for flag in workspace.flags(kind="outlier")]
-    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
+    flagged = workspace.flags(top=1)[0].sample_id
+    alike = workspace.query(sample_id=flagged, k=4)["sample_id"].to_pylist()[1:]
+    workspace.add_trigger("strange", alike)
     first = Workspace(workspace.root, {"mining": {"budget": 9}})
     first.mine()
     run_id, told = first.flags()[0].run_id, first.notes()
     assert any("of them flagged" in line and " 0 of them" not in line for line in told)
-    Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
+    Workspace(workspace.root, {"mining": {"budget": 8}}).mine()
     assert workspace.notes(run_id) == told
     workspace.remove_trigger("strange")
-    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
-    again = Workspace(workspace.root, {"mining": {"budget": 1}}).mine()  # nothing new but matches
+    workspace.add_trigger("strange", alike)
+    again = Workspace(workspace.root, {"mining": {"budget": 8}}).mine()  # nothing new but matches
     assert any(" 0 of them" not in line for line in workspace.notes(again.run_id))
 
 
@@ -118,6 +119,17 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
     workspace.add_trigger("same", positive, unlike=negative)
     matching = {match.sample_id for match in workspace.matches("same")}
     assert told == matching != set()  # whatever the verdict said
+
+
+def test_what_is_not_meant_makes_no_trigger_match_more(workspace: Workspace, example: str) -> None:
+    *_, farthest = workspace.query(sample_id=example, k=90)["sample_id"].to_pylist()
+    for name, examples in (("one", [example]), ("unlike", [example, farthest])):
+        workspace.add_trigger(name, examples)
+        before = {match.sample_id for match in workspace.matches(name)}
+        assert 0 < len(before) <= len(examples)
+        foreign = next(flag.sample_id for flag in workspace.flags()[::-1])
+        workspace.teach_trigger(name, unlike=[foreign])
+        assert {match.sample_id for match in workspace.matches(name)} <= before
 
 
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
