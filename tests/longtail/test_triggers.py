@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from longtail import Workspace
+from index.search import Snapshot
+from longtail import Workspace, triggers
 from schemas.errors import EncoderError
 
 
@@ -130,6 +133,30 @@ def test_what_is_not_meant_makes_no_trigger_match_more(workspace: Workspace, exa
         foreign = next(flag.sample_id for flag in workspace.flags()[::-1])
         workspace.teach_trigger(name, unlike=[foreign])
         assert {match.sample_id for match in workspace.matches(name)} <= before
+
+
+def test_what_a_person_does_during_a_run_stays(
+    workspace: Workspace, example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = workspace.query(sample_id=example, k=9)["sample_id"].to_pylist()
+    workspace.add_trigger("taught", near[:2])
+    workspace.add_trigger("removed", near[:2])
+    read = Snapshot.read
+
+    def reading(snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A run has read the triggers when it reads the vectors."""
+        monkeypatch.setattr(Snapshot, "read", read)
+        workspace.teach_trigger("taught", near[2:4], unlike=near[8:])
+        workspace.remove_trigger("removed")
+        return read(snapshot, rows)
+
+    monkeypatch.setattr(Snapshot, "read", reading)
+    snapshot = workspace.jobs.index_store.open()
+    assert snapshot is not None
+    triggers.record_new(workspace.catalog, "run-1", snapshot, workspace.jobs.encoder.id, {})
+    (query,) = workspace.triggers()
+    assert (query.name, query.positive, query.negative) == ("taught", tuple(near[:4]), (near[8],))
+    assert set(query.matched) == {match.sample_id for match in workspace.matches("taught")} != set()
 
 
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
