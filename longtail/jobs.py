@@ -212,6 +212,9 @@ class Jobs:
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,
             "policy": mining.model_dump(),
+            "neighbours": found.reference.neighbours(mining.neighbours)
+            if found
+            else mining.neighbours,
             "patches": self._patch_scores(encoder_id),
             "reference": found and dict(found.reference.about),
             "verdicts": log.last(),  # before they are read: what comes between is mined again

@@ -140,12 +140,16 @@ class Score(beam.DoFn):
             baseline = options.reference.saved() or options.reference.fit(
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
+        vouched = None
+        if known.any():
+            vouched = read_reference(options, snapshot, sample_ids[known].tolist())
         pool, uris = self.read(sample_ids[~known], distances[~known])
         if options.reference is None:
             pool = replace(pool, neighbours=nearest)
         reviews = read_reviews(snapshot, options.verdicts)
-        findings = mine(pool, options.policy, baseline, reviews)
-        table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
+        shown = None if vouched is None else vouched.samples
+        findings = mine(pool, options.policy, baseline, reviews, shown)
+        table = scores_table(findings, pool, uris, options, vouched, reviews)
         if baseline is not None:
             table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])
         staged = [scores.stage(table)]
@@ -177,11 +181,12 @@ def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Re
     known = rows >= 0
     if not known.any():
         return None
-    is_edge_case = np.array([label == "edge_case" for label in verdicts.values()])
+    labels = np.array(list(verdicts.values()))[known]
     return Reviews(
         sample_ids=snapshot.sample_ids.take(rows[known]),
         vectors=snapshot.read(rows[known]),
-        is_edge_case=is_edge_case[known],
+        is_edge_case=labels == "edge_case",
+        is_junk=labels == "junk",
     )
 
 
@@ -212,6 +217,33 @@ def read_pool(
     return pool, table["uri"].to_pylist()
 
 
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What is left of a reference's samples, to show beside flags, and the URI of each.
+
+    samples: of these only the vectors of the scored level and the quality are read.
+    """
+
+    samples: Pool
+    uris: Sequence[str]
+
+
+def read_reference(options: MineOptions, snapshot: Snapshot, sample_ids: Sequence[str]) -> Vouched:
+    """The reference's samples of these ids, which are indexed."""
+    columns = ["sample_id", "uri", "source", *QUALITY_STATISTICS]
+    table = options.catalog.samples.read(columns, ds.field("encoder") == options.encoder_id)
+    table = table.take(pc.index_in(pa.array(sample_ids, pa.string()), table["sample_id"]))
+    vectors = snapshot.read(snapshot.sample_ids.rows(sample_ids))
+    samples = Pool(
+        sample_ids=sample_ids,
+        sources=table["source"].to_pylist(),
+        embeddings={options.policy.level: vectors},
+        quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
+        distances=np.empty((len(sample_ids), 0), dtype=np.float32),
+    )
+    return Vouched(samples, table["uri"].to_pylist())
+
+
 def _read_patches(options: MineOptions, wanted: pa.Array) -> Patches:
     of_encoder = ds.field("encoder") == options.encoder_id
     table = options.catalog.patches.read(["sample_id", "score", "x", "y"], of_encoder)
@@ -239,10 +271,19 @@ def _read_vectors(
 
 
 def scores_table(
-    findings: Findings, pool: Pool, uris: Sequence[str], encoder_id: str, run_id: str
+    findings: Findings,
+    pool: Pool,
+    uris: Sequence[str],
+    options: MineOptions,
+    vouched: Vouched | None,
+    reviews: Reviews | None,
 ) -> pa.Table:
-    """Rows of the scores table, one per sample of the pool."""
+    """Rows of the scores table, one per sample of the pool.
+
+    vouched: where the nearest normal samples are of the reference, that.
+    """
     n = len(pool)
+    normal, normal_uris = (vouched.samples, vouched.uris) if vouched else (pool, uris)
     flags = {int(row): rank for rank, row in enumerate(findings.flagged, start=1)}
 
     def of_flags(values: Sequence[object]) -> list[object]:
@@ -250,7 +291,11 @@ def scores_table(
 
     nearest = [
         [
-            {"sample_id": pool.sample_ids[row], "uri": uris[row], "distance": float(distance)}
+            {
+                "sample_id": normal.sample_ids[row],
+                "uri": normal_uris[row],
+                "distance": float(distance),
+            }
             for row, distance in zip(rows, distances, strict=True)
             if row >= 0
         ]
@@ -259,8 +304,8 @@ def scores_table(
     z: Mapping[str, NDArray[np.floating]] = {f"z_{level}": findings.z[level] for level in LEVELS}
     return pa.table(
         {
-            "run_id": arrow.constant(run_id, n),
-            "encoder": arrow.constant(encoder_id, n),
+            "run_id": arrow.constant(options.run_id, n),
+            "encoder": arrow.constant(options.encoder_id, n),
             "sample_id": pa.array(pool.sample_ids, pa.string()),
             "uri": pa.array(uris, pa.string()),
             "source": pa.array(pool.sources, pa.string()),
@@ -275,6 +320,15 @@ def scores_table(
             ),
             "level": pa.array(findings.level, pa.string()),
             **{name: pa.array(values, pa.float32()) for name, values in z.items()},
+            **{
+                f"z_{level}_for_its_kind": pa.array(
+                    findings.for_its_kind.get(level, [None] * n), pa.float32()
+                )
+                for level in LEVELS
+            },
+            "isolation": pa.array(findings.isolation, pa.float32()),
+            "deviation": pa.array(findings.deviation, pa.float32()),
+            "broken": pa.array(findings.broken),
             "group": pa.array(
                 of_flags([g + 1 if g >= 0 else None for g in findings.group]), pa.int64()
             ),
@@ -286,6 +340,9 @@ def scores_table(
                 of_flags([list(why) for why in findings.reasons]), pa.list_(pa.string())
             ),
             "nearest": pa.array(of_flags(nearest), pa.list_(arrow.NEIGHBOUR)),
+            "confirmed": pa.array(
+                of_flags(_confirmed(findings, reviews, options)), arrow.NEIGHBOUR
+            ),
             "duplicate_of": pa.array(
                 [pool.sample_ids[row] if row >= 0 else None for row in findings.duplicate_of],
                 pa.string(),
@@ -293,6 +350,23 @@ def scores_table(
         },
         schema=arrow.SCORES,
     )
+
+
+def _confirmed(
+    findings: Findings, reviews: Reviews | None, options: MineOptions
+) -> list[dict[str, object] | None]:
+    """Of each flag the confirmed edge case that is near, with its URI."""
+    if reviews is None:
+        return [None] * len(findings.flagged)
+    ids = [reviews.sample_ids[i] if i >= 0 else None for i in findings.confirmed.tolist()]
+    where = ds.field("sample_id").isin(pa.array({*ids} - {None}, pa.string()))
+    of_encoder = ds.field("encoder") == options.encoder_id
+    rows = options.catalog.samples.read(["sample_id", "uri"], of_encoder & where).to_pylist()
+    uris = {row["sample_id"]: row["uri"] for row in rows}
+    return [
+        None if one is None else {"sample_id": one, "uri": uris.get(one), "distance": float(gap)}
+        for one, gap in zip(ids, findings.confirmed_distances, strict=True)
+    ]
 
 
 def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOptions) -> pa.Table:
@@ -305,7 +379,12 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     z = {level: baseline.z[level][rows] for level in LEVELS}
     measure = yardstick(options.policy.detector)
     score = np.zeros(len(rows)) if measure is None else measure(baseline.z, baseline)[rows]
+    broken = baseline.broken(baseline.z, options.policy.fault_threshold)[rows]
     n = len(rows)
+    told = {
+        "deviation": pa.array(baseline.deviation(baseline.z)[rows], pa.float32()),
+        "broken": pa.array(broken),
+    }
     return (
         pa.table(
             {
@@ -319,6 +398,7 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
                 ),
                 **{f"z_{level}": pa.array(z[level], pa.float32()) for level in LEVELS},
                 **{field.name: pa.nulls(n, field.type) for field in arrow.SCORES if field.nullable},
+                **told,
             }
         )
         .select(arrow.SCORES.names)

@@ -62,6 +62,17 @@ def test_a_source_is_the_reference_and_only_the_rest_is_flagged(root: Path) -> N
     assert workspace.explain(next(iter(of_source(workspace, "line-3")))).kind is None
 
 
+def test_what_is_shown_as_normal_is_of_the_reference(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    workspace.mine()
+    flag = workspace.flags(kind="outlier")[0]
+    shown = [near.sample_id for near in flag.nearest]
+    assert set(shown) < of_source(workspace, "line-3")
+    assert [near.sample_id for near in workspace.explain(flag.sample_id).nearest] == shown
+    workspace.verdict(shown[:1], "junk")
+    assert shown[0] not in {near.sample_id for near in workspace.explain(flag.sample_id).nearest}
+
+
 def test_distances_are_to_the_reference_alone_each_of_its_samples_left_out(root: Path) -> None:
     workspace = opened(root, reference="source:line-3", detector="knn", neighbours=3)
     run = workspace.mine()
