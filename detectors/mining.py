@@ -8,7 +8,7 @@ outliers and faults --> groups, reasons, nearest normal samples
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
@@ -24,6 +24,7 @@ from detectors.calibration import (
     p_values_by_source,
     promise,
 )
+from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import find_groups
@@ -267,16 +268,27 @@ def mine(
         group=group,
         group_distance=group_distance,
         shifts=shifts,
-        notes=[*notes, *_unscored(pool)],
+        notes=[*notes, *_unscored(pool, policy)],
         promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )
 
 
-def _unscored(pool: Pool) -> list[str]:
+def _unscored(pool: Pool, policy: Policy) -> list[str]:
+    """How many samples lack what they are scored by."""
+    said = []
     unknown = 0 if pool.patches is None else int(np.isnan(pool.patches.score).sum())
-    return [f"{unknown:,} of {len(pool):,} samples have no patch score"] if unknown else []
+    if unknown:
+        said.append(f"{unknown:,} of {len(pool):,} samples have no patch score")
+    if policy.detector in DOUBTS and pool.uncertainty is not None:
+        silent = int(np.isnan(pool.uncertainty).sum())
+        if silent:
+            said.append(
+                f"{silent:,} of {len(pool):,} samples say nothing usable of a model's doubt, and "
+                "count as sure"
+            )
+    return said
 
 
 def _settle_sources(
@@ -286,12 +298,23 @@ def _settle_sources(
     if not of_reference:
         pooled = {name: baseline.scales.pooled[name].z(values) for name, values in raw.items()}
         shifts = find_shifts(pooled, pool.sources, pooled, pool.sources, pool.times)
-        return baseline.z, shifts
+        return baseline.z, _dated(shifts, pool)
     z = baseline.scales.z(raw, pool.sources)
     shifts = find_shifts(z, pool.sources, baseline.z, baseline.sources, pool.times)
     moved = [shift.source for shift in shifts]
     scales = baseline.scales.learned(raw, pool.sources, moved)
-    return (scales.z(raw, pool.sources) if moved else z), shifts
+    return (scales.z(raw, pool.sources) if moved else z), _dated(shifts, pool)
+
+
+def _dated(shifts: Sequence[Shift], pool: Pool) -> list[Shift]:
+    """The shifts, with whether the times of their sources are those of ingestion."""
+    if pool.undated is None:
+        return list(shifts)
+    sources = np.asarray(pool.sources)
+    return [
+        replace(shift, ingested=bool(pool.undated[sources == shift.source].any()))
+        for shift in shifts
+    ]
 
 
 def _score(

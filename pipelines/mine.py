@@ -12,7 +12,7 @@ embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,11 +26,11 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from detectors.baseline import Baseline
-from detectors.disagreement import doubt
+from detectors.disagreement import DOUBTS, doubt
 from detectors.drift import Strangeness
 from detectors.mining import Findings, Policy, Reviews, mine
 from detectors.pool import Patches, Pool
-from detectors.registry import UNCERTAINTY, yardstick
+from detectors.registry import yardstick
 from index.search import Snapshot
 from index.store import IndexStore
 from pipelines import notes, progress
@@ -157,9 +157,10 @@ class Score(beam.DoFn):
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
-        earlier, before = run_before(options)
-        strangeness = drift(findings, pool, options, earlier, before)
-        said = notes.of_findings(findings, options.run_id, before, strangeness, reviews)
+        words, fit = _known_by(options), _fit(options, baseline)
+        _, before = run_before(options, lambda earlier: earlier.reference == words)
+        strangeness = drift(findings, pool, options, fit)
+        said = notes.of_findings(findings, options.run_id, before, words, fit, strangeness, reviews)
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -196,9 +197,12 @@ def read_pool(
     """The pool of these samples, in their order, and the URI of each."""
     of_encoder = ds.field("encoder") == options.encoder_id
     samples = options.catalog.samples
-    asked = ["metadata"] * (options.policy.detector == UNCERTAINTY)
-    columns = ["sample_id", "uri", "source", "captured_at", *QUALITY_STATISTICS, *asked]
-    table = samples.read(columns, of_encoder)
+    detector = options.policy.detector
+    asked = ["metadata"] * (detector in DOUBTS)
+    times = ["captured_at", "ingested_at"]
+    table = samples.read(
+        ["sample_id", "uri", "source", *times, *QUALITY_STATISTICS, *asked], of_encoder
+    )
     wanted = pa.array(sample_ids, pa.string())
     table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
     pool = Pool(
@@ -210,8 +214,11 @@ def read_pool(
         },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=distances,
-        times=table["captured_at"].to_numpy(),
-        uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())]) if asked else None,
+        times=pc.coalesce(*(table[name] for name in times)).to_numpy(),
+        undated=table["captured_at"].is_null().to_numpy(),
+        uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())], detector)
+        if asked
+        else None,
         patches=_read_patches(options, wanted) if options.patches else None,
     )
     return pool, table["uri"].to_pylist()
@@ -406,25 +413,34 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     )
 
 
-def run_before(options: MineOptions) -> tuple[str, notes.Notes]:
-    """The newest run on the same reference, or without one, and its notes; empty for none."""
-    catalog, known_by = options.catalog, _known_by(options)
+def run_before(
+    options: MineOptions, alike: Callable[[notes.Notes], bool]
+) -> tuple[str, notes.Notes]:
+    """The newest run whose notes are alike, and these; empty for none."""
+    catalog = options.catalog
     runs = sorted({str(file.partition) for file in catalog.scores.files()}, reverse=True)
     told = ((run_id, notes.read(catalog.run(run_id))) for run_id in runs)
-    return next(((r, n) for r, n in told if n.reference == known_by), ("", notes.Notes()))
+    return next(((r, n) for r, n in told if alike(n)), ("", notes.Notes()))
 
 
-def drift(
-    findings: Findings, pool: Pool, options: MineOptions, run_id: str, before: notes.Notes
-) -> notes.Drift | None:
-    """How strange the samples are that the run before on the same reference has not scored."""
+def drift(findings: Findings, pool: Pool, options: MineOptions, fit: str) -> notes.Drift | None:
+    """How strange the samples are that the run before by the same fit has not scored."""
     if findings.tail is None:
         return None
+    run_id, before = run_before(options, lambda earlier: earlier.fit == fit)
     scored = options.catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
     ids = pa.array(pool.sample_ids, pa.string())
     new = pc.invert(pc.is_in(ids, value_set=scored.combine_chunks()))
     now = Strangeness.of(findings.tail[new.to_numpy(zero_copy_only=False)])
     return notes.Drift(_known_by(options), now, before.strangeness)
+
+
+def _fit(options: MineOptions, baseline: Baseline | None) -> str:
+    """What scores against a reference hang on, whatever its name: equal for equal ones."""
+    if options.reference is None or baseline is None:
+        return ""
+    digest = options.reference.about["digest"]
+    return f"{digest} {options.policy.detector} {baseline.neighbours} {' '.join(baseline.z)}"
 
 
 def _known_by(options: MineOptions) -> str:
