@@ -1,7 +1,8 @@
 """Where a user's own model is in doubt or wrong, from its predictions: (n, c) class shares.
 
-A sample's metadata may say it as `uncertainty`, a number; or as `prediction`, the shares of the
-classes, a list or class -> share, with the true class as `label`: a place in the list or a name.
+A sample's metadata may say it as `uncertainty`, a number from 0; or as `prediction`, the shares of
+the classes, a list or class -> share, with the true class as `label`: a place in the list or a
+name.
 """
 
 from __future__ import annotations
@@ -17,41 +18,70 @@ from detectors.scores import Floats
 from schemas.errors import UsageError
 
 LEAST = 1e-12
+STATED = "uncertainty"
+DOUBTS = (STATED, "entropy", "margin", "loss")
+"""How a model's doubt may be asked for; the first takes what is there."""
+NONE_SAID = (
+    "the doubt of a model needs a number 'uncertainty' (detector 'uncertainty') or the class "
+    "shares 'prediction' (also 'entropy' and 'margin'; 'loss' with the true class as 'label') in "
+    "the manifest of the images; no sample has a usable one"
+)
 
 
-def doubt(metadata: Sequence[Mapping[str, Any]]) -> Floats | None:
+def doubt(metadata: Sequence[Mapping[str, Any]], how: str = STATED) -> Floats | None:
     """Of each sample (n,), NaN where its metadata says nothing usable; None where none does.
 
-    The uncertainty where it is given, else the loss of the true class where there is one, else the
-    entropy. Raises UsageError for samples that differ in which of these they give.
+    how: one of `DOUBTS`. By "uncertainty" it is that where it is given, else the loss of the true
+    class where there is one, else the entropy; raises UsageError for samples that differ in which
+    of these they give.
     """
-    kinds, values = zip(*(_doubt(one) for one in metadata), strict=True) if metadata else ((), ())
+    kinds, values = (
+        zip(*(_doubt(one, how) for one in metadata), strict=True) if metadata else ((), ())
+    )
     given = sorted(set(filter(None, kinds)))
     if len(given) > 1:
         raise UsageError(
             f"samples give their model's doubt as {' and as '.join(given)}, which do not compare; "
-            "give all of them one"
+            f"give all of them one, or take detector {', '.join(DOUBTS[1:])}"
         )
     return np.asarray(values, dtype=np.float64) if given else None
 
 
-def _doubt(metadata: Mapping[str, Any]) -> tuple[str, float]:
-    stated, prediction = metadata.get("uncertainty"), metadata.get("prediction")
+def _doubt(metadata: Mapping[str, Any], how: str) -> tuple[str, float]:
+    """Of one sample, and what it was made of; "" and NaN for what is missing or makes no sense."""
+    stated, prediction, label = (metadata.get(n) for n in (STATED, "prediction", "label"))
     try:
-        if stated is not None:
-            return "uncertainty", float(stated)
-        if prediction is None:
+        if how == STATED and stated is not None:
+            return STATED, _not_negative(float(stated))
+        if prediction is None or (how == "loss" and label is None):
             return "", np.nan
         shares = json.loads(prediction) if isinstance(prediction, str) else prediction
         names = [str(name) for name in shares] if isinstance(shares, Mapping) else None
         p = np.asarray([[*shares.values()] if isinstance(shares, Mapping) else shares], np.float64)
-        if metadata.get("label") is None:
+        if not p.sum() > 0:
+            return "", np.nan
+        if how == "margin":
+            return "prediction", float(margin(p)[0])
+        if how == "entropy" or label is None:
             return "prediction", float(entropy(p)[0])
-        label = str(metadata["label"])
-        true = names.index(label) if names else int(label)
+        true = names.index(str(label)) if names else _place(label, p.shape[1])
         return "prediction and label", float(loss(p, np.array([true]))[0])
-    except (TypeError, ValueError, IndexError):  # what one row says wrongly says nothing
+    except (TypeError, ValueError):  # what one row says wrongly says nothing
         return "", np.nan
+
+
+def _not_negative(value: float) -> float:
+    if not np.isfinite(value) or value < 0:
+        raise ValueError(f"{value} is no uncertainty")
+    return value
+
+
+def _place(label: object, classes: int) -> int:
+    """A place in a list of classes; a table with gaps gives whole numbers as 1.0."""
+    place = float(str(label))
+    if not place.is_integer() or not 0 <= place < classes:
+        raise ValueError(f"{label} is no place among {classes} classes")
+    return int(place)
 
 
 def entropy(predictions: ArrayLike) -> Floats:

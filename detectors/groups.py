@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist, pdist, squareform
 
 from detectors.scores import LEAST, Floats, Ints
 
 SMALLEST = 3
 """Two alike flags are judged as fast one by one."""
 MOST = 5000
-"""Flags that are compared with one another, the first of the list; they take 600 MB."""
+"""Flags that are compared with one another, the first of the list; they take 600 MB. Later ones
+join the groups of these."""
 
 
 def find_groups(
@@ -20,8 +21,14 @@ def find_groups(
 ) -> tuple[Ints, Floats]:
     """Groups among f flags, the best first, by average linkage (Sokal and Michener, 1958).
 
+    Not HDBSCAN (Campello et al., 2013): flags have no density of their own. Among the flags of a
+    pool of solar cells with 3 to 60 foreign photographs both find those as one pure group; HDBSCAN
+    also makes one group of 98% of the unlike defects (of 60 to 90% by the distances used here),
+    average linkage leaves 62 to 81% of them alone. What is normal gives the scale that is missing.
+
     vectors: (f, d) of the scored level. to_normal: (f,) the distance of each to its closest
-    unflagged sample, NaN where there is none. Two flags are as far apart as their distance is in
+    normal sample; where there is none (NaN) the usual distance of a flag to the next takes its
+    place. Two flags are as far apart as their distance is in
     units of the way to what is normal, and a group ends where its members are on average no
     closer to one another than to that: odd in different ways is no group.
 
@@ -34,13 +41,36 @@ def find_groups(
     if len(vectors) < SMALLEST:
         return group, to_medoid
     gaps = squareform(pdist(np.asarray(vectors[:MOST], dtype=np.float64)))
-    reach = np.maximum(np.nan_to_num(to_normal[:MOST]), LEAST)
-    ratio = gaps / np.minimum.outer(reach, reach)
+    reach = _reach(gaps, to_normal)
+    ratio = gaps / np.minimum.outer(reach[:MOST], reach[:MOST])
     found = fcluster(linkage(squareform(ratio, checks=False), "average"), 1.0, "distance")
     _, first, sizes = np.unique(found, return_index=True, return_counts=True)
+    medoids: list[int] = []
     for number, start in enumerate(np.sort(first[sizes >= SMALLEST])):
         members = np.flatnonzero(found == found[start])
         among = gaps[np.ix_(members, members)]
         group[members] = number
-        to_medoid[members] = among[among.sum(axis=1).argmin()]
+        medoid = among.sum(axis=1).argmin()
+        medoids.append(members[medoid])
+        to_medoid[members] = among[medoid]
+    if medoids:
+        for start in range(MOST, len(vectors), MOST):
+            late = slice(start, start + MOST)
+            group[late], to_medoid[late] = _joined(vectors[late], reach[late], vectors[medoids])
     return group, to_medoid
+
+
+def _reach(gaps: Floats, to_normal: NDArray[np.floating]) -> Floats:
+    """How far (f,) each flag may be from the others of its group."""
+    others = gaps + np.diag(np.full(len(gaps), np.inf))
+    usual = float(np.median(others.min(axis=1)))
+    return np.maximum(np.where(np.isnan(to_normal), usual, to_normal), LEAST)
+
+
+def _joined(
+    vectors: NDArray[np.floating], reach: Floats, medoids: NDArray[np.floating]
+) -> tuple[Ints, Floats]:
+    """The group (f,) of each flag whose nearest medoid is within its reach, and how far that is."""
+    gaps = cdist(vectors, medoids)
+    nearest, gap = gaps.argmin(axis=1), gaps.min(axis=1)
+    return np.where(gap <= reach, nearest, -1), np.where(gap <= reach, gap, np.nan)

@@ -2,13 +2,13 @@ r"""One mining run over one pool: embeddings and neighbours in, findings out.
 
 pool --> robust z of each measure, per source --> score --> budget or rate --> outliers
                                               \-> mean over the levels --> capture faults
-outliers and faults --> groups, reasons, nearest unflagged samples
+outliers and faults --> groups, reasons, nearest normal samples
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 
@@ -18,8 +18,9 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
-from detectors.baseline import CROWD, ISOLATION, NEIGHBOURS, Baseline, Measures, fit_pool
-from detectors.calibration import Calibration, conformal_p_values, enough
+from detectors.baseline import CROWD, ISOLATION, NEIGHBOURS, Baseline, Measures, fit_pool, kind
+from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
+from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.groups import find_groups
@@ -36,6 +37,10 @@ CAPTURE_FAULT: FlagKind = "capture_fault"
 
 ORDINARY_Z = 2.0
 """Of ordinary samples one in forty lies further out than so many robust deviations."""
+CLEAR_Z = 2 * NOTABLE_Z
+"""What is out so far at the lowest level is so whatever the image shows."""
+FOREIGN = 2.0
+"""So many times as far from the centre as usual no image of the kind lies, however spoilt."""
 BLOCK = 1024
 """Flags compared with the whole pool at a time: bounds the memory of the exact search."""
 
@@ -74,10 +79,10 @@ class Policy:
 
     budget: how many outliers. fdr: the false discovery rate to promise instead, where a
     reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
-    distance. level: the one that is scored. fault_threshold: what `Baseline.broken` is asked for; a
-    sample that is no outlier is then a capture fault. nearest: how many unflagged samples to
-    show beside a flag. apart: samples within this distance of each other count once, 0 for none;
-    no rate is promised then.
+    distance. level: the one that is scored. fault_threshold: what `Baseline.broken` is asked for;
+    what is broken and no outlier is a capture fault. nearest: how many normal samples to show
+    beside a flag. apart: samples within this distance of each other count once, 0 for none; no rate
+    is promised then.
     """
 
     budget: Budget = Budget(share=0.02)
@@ -98,11 +103,19 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Reviews:
     """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and which of
-    them were called edge cases. Who was judged takes no place in the budget again."""
+    them were called edge cases, and junk (None for none). Who was judged takes no place in the
+    budget again."""
 
     sample_ids: Sequence[str]
     vectors: NDArray[np.floating]
     is_edge_case: Mask
+    is_junk: Mask | None = None
+
+    @property
+    def not_normal(self) -> list[str]:
+        """The samples that nobody is to be shown as normal."""
+        odd = self.is_edge_case if self.is_junk is None else self.is_edge_case | self.is_junk
+        return [self.sample_ids[row] for row in np.flatnonzero(odd).tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +126,16 @@ class Findings:
     run on one reference. p_value: (n,) in (0, 1], None without a reference, NaN in a source that
     has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
     any source is judged by itself; None without a reference.
-    z: (n,) robust deviations per level. level: (n,) the level with the largest. deviation: (n,)
-    what capture faults raise, of `Baseline.deviation`.
+    z: (n,) robust deviations per level. level: (n,) the level with the largest. for_its_kind: the
+    same against each sample's own neighbours, empty against a reference. isolation: (n,) mean
+    distance to the nearest neighbours. deviation: (n,) what capture faults raise, of
+    `Baseline.deviation`. broken: (n,) of `Baseline.broken`.
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
     faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
-    nearest: (f, m) rows of the closest unflagged samples, nearest first, -1 where there are
-    fewer; nearest_distances: (f, m), NaN there. group: (f,) alike flags of one kind, numbered from
+    nearest: (f, m) rows of the closest normal samples, nearest first, -1 where there are fewer: of
+    the reference where its samples were given, else of the pool. nearest_distances: (f, m), NaN
+    there. confirmed: (f,) the review of the confirmed edge case that is nearer than those, -1 for
+    none; confirmed_distances: (f,), NaN there. group: (f,) alike flags of one kind, numbered from
     0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
     shifts: sources that moved as a whole. notes: what else the run must say, one line each.
     promised: whether the outliers are the discoveries at the policy's rate, and not a budget's.
@@ -131,12 +148,17 @@ class Findings:
     tail: Floats | None
     z: Mapping[Level, Floats]
     level: list[Level]
+    for_its_kind: Mapping[Level, Floats]
+    isolation: Floats
     deviation: Floats
+    broken: Mask
     flagged: Ints
     kinds: list[FlagKind]
     reasons: list[tuple[str, ...]]
     nearest: Ints
     nearest_distances: Floats
+    confirmed: Ints
+    confirmed_distances: Floats
     group: Ints
     group_distance: Floats
     shifts: list[Shift]
@@ -147,14 +169,21 @@ class Findings:
 
 
 def mine(
-    pool: Pool, policy: Policy, baseline: Baseline | None = None, reviews: Reviews | None = None
+    pool: Pool,
+    policy: Policy,
+    baseline: Baseline | None = None,
+    reviews: Reviews | None = None,
+    reference: Pool | None = None,
 ) -> Findings:
     """Scores a pool and flags what is strange in it.
 
-    baseline: what is ordinary; fitted on the pool itself if there is none. A sample within the
-    budget is an outlier whatever else is wrong with it; its reasons say the rest. Only samples
-    stranger than the ordinary are flagged, so that a pool of equal images, or of one, has no
-    flags. Raises ValueError if an embedding is not finite, UsageError for an unknown detector.
+    baseline: what is ordinary; fitted on the pool itself if there is none. reference: the samples
+    that it was fitted on, or those that are left, to show beside flags; of these only sources,
+    quality and the vectors of the scored level are asked. A capture that is clearly at fault is
+    never an outlier; one that may be is an outlier within the budget, and its reasons say the
+    rest. Only samples stranger than the ordinary are flagged, so that a pool of equal images, or
+    of one, has no flags. Raises ValueError if an embedding is not finite, UsageError for an
+    unknown detector.
     """
     of_reference = baseline is not None
     if policy.apart and not of_reference:
@@ -173,12 +202,17 @@ def mine(
         unsettled = baseline.scales.z(raw, pool.sources)
         tail = conformal_p_values(measure(unsettled, baseline), known)
     found, notes = _promised(p_value, calibration, pool, policy, baseline)
+    deviation = baseline.deviation(z)
+    broken = baseline.broken(z, policy.fault_threshold)
+    at_fault = broken & _shows_in_capture(pool, z, baseline, reference)
+    if found is not None and p_value is not None:
+        found, notes = _without_faults(found, notes, p_value, at_fault, policy)
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
     judged = np.isin(pool.sample_ids, [] if reviews is None else list(reviews.sample_ids))
     # A promised rate is that of all discoveries together, those included that were judged.
-    candidates = np.flatnonzero((score > 0) & ~judged if found is None else found)
+    candidates = np.flatnonzero((score > 0) & ~judged & ~at_fault if found is None else found)
     count = policy.budget.of(len(pool)) if found is None else len(candidates)
     (outliers, duplicate_of), (unmoved, _) = (
         _taken(pool, candidates[np.argsort(-worth[candidates], kind="stable")], count, policy)
@@ -186,32 +220,33 @@ def mine(
     )
     copies = np.flatnonzero(duplicate_of >= 0)
 
-    deviation = baseline.deviation(z)
-    broken = baseline.broken(z, policy.fault_threshold)
     faults = np.setdiff1d(np.flatnonzero(broken & ~judged), np.concatenate([outliers, copies]))
     faults = faults[np.argsort(-deviation[faults], kind="stable")]
     flagged = np.concatenate([outliers, faults])
-    strange = np.concatenate([flagged, copies, _edge_cases(pool, reviews)])
-    nearest, nearest_distances = nearest_normal(pool, flagged, policy, strange)
+    flags = pool.embeddings[policy.level][flagged]
+    among, normal = _normal(pool, score, np.concatenate([flagged, copies]), reviews, reference)
+    nearest, nearest_distances = nearest_of(among.embeddings[policy.level], normal, flags, policy)
     closest = nearest_distances[:, 0] if policy.nearest else np.full(len(flagged), np.nan)
-    group, group_distance = _groups(pool.embeddings[policy.level][flagged], closest, len(outliers))
+    to_normal = np.where(np.isnan(closest), _usual_gap(pool), closest)
+    confirmed, confirmed_distances = _confirmed(pool, flagged, policy, closest, reviews)
+    group, group_distance = _groups(flags, to_normal, len(outliers))
 
-    usual = reasons.UsualRange(pool.sources, pool.quality)
+    usual = reasons.UsualRange.of(pool, reference)
     why = [
         (
             (
                 *reasons.level_reasons(z, row),
+                *near_case,
                 *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(broken, deviation, row),
-                *confirmed,
                 *usual.reasons(row),
             )
             or (reasons.score_reason(score, row),)
         )
         + reasons.copies_reasons(int((duplicate_of == row).sum()))
-        for row, confirmed in zip(
-            flagged, _confirmed(pool, flagged, policy, closest, reviews), strict=True
+        for row, near_case in zip(
+            flagged, _told(reviews, confirmed, confirmed_distances), strict=True
         )
     ]
     return Findings(
@@ -220,25 +255,41 @@ def mine(
         tail=tail,
         z={level: z[level] for level in LEVELS},
         level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
+        for_its_kind={level: z[kind(level)] for level in LEVELS if kind(level) in z},
+        isolation=raw[ISOLATION],
         deviation=deviation,
+        broken=broken,
         flagged=flagged,
         kinds=[*repeat(OUTLIER, len(outliers)), *repeat(CAPTURE_FAULT, len(faults))],
         reasons=why,
         nearest=nearest,
         nearest_distances=nearest_distances,
+        confirmed=confirmed,
+        confirmed_distances=confirmed_distances,
         group=group,
         group_distance=group_distance,
         shifts=shifts,
-        notes=[*notes, *_unscored(pool)],
+        notes=[*notes, *_unscored(pool, policy)],
         promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )
 
 
-def _unscored(pool: Pool) -> list[str]:
+def _unscored(pool: Pool, policy: Policy) -> list[str]:
+    """How many samples lack what they are scored by."""
+    said = []
     unknown = 0 if pool.patches is None else int(np.isnan(pool.patches.score).sum())
-    return [f"{unknown:,} of {len(pool):,} samples have no patch score"] if unknown else []
+    if unknown:
+        said.append(f"{unknown:,} of {len(pool):,} samples have no patch score")
+    if policy.detector in DOUBTS and pool.uncertainty is not None:
+        silent = int(np.isnan(pool.uncertainty).sum())
+        if silent:
+            said.append(
+                f"{silent:,} of {len(pool):,} samples say nothing usable of a model's doubt, and "
+                "count as sure"
+            )
+    return said
 
 
 def _settle_sources(
@@ -248,12 +299,23 @@ def _settle_sources(
     if not of_reference:
         pooled = {name: baseline.scales.pooled[name].z(values) for name, values in raw.items()}
         shifts = find_shifts(pooled, pool.sources, pooled, pool.sources, pool.times)
-        return baseline.z, shifts
+        return baseline.z, _dated(shifts, pool)
     z = baseline.scales.z(raw, pool.sources)
     shifts = find_shifts(z, pool.sources, baseline.z, baseline.sources, pool.times)
     moved = [shift.source for shift in shifts]
     scales = baseline.scales.learned(raw, pool.sources, moved)
-    return (scales.z(raw, pool.sources) if moved else z), shifts
+    return (scales.z(raw, pool.sources) if moved else z), _dated(shifts, pool)
+
+
+def _dated(shifts: Sequence[Shift], pool: Pool) -> list[Shift]:
+    """The shifts, with whether the times of their sources are those of ingestion."""
+    if pool.undated is None:
+        return list(shifts)
+    sources = np.asarray(pool.sources)
+    return [
+        replace(shift, ingested=bool(pool.undated[sources == shift.source].any()))
+        for shift in shifts
+    ]
 
 
 def _score(
@@ -303,6 +365,47 @@ def _alike(pool: Pool, baseline: Baseline, rows: Ints) -> Mask:
     return alike
 
 
+def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Pool | None) -> Mask:
+    """Who (n,) is clearly out at the lowest level, no farther at the highest, and no foreign image.
+
+    Noise, dead pixels and exposure change the texture most and leave a picture what it is. Blur and
+    vignetting look like strange content to an encoder, and a foreign photograph is strange at every
+    level: what is in doubt stays an edge case. On solar cells 4% of the defects in the strangest 5%
+    are taken for faults so, no foreign photograph, and 57% of the camera's faults there; all that
+    may be broken would take 26% of the defects and every foreign photograph.
+    """
+    low, high = (
+        np.max([z[name] for name in (level, kind(level)) if name in z], axis=0)
+        for level in (LEVELS[0], LEVELS[-1])
+    )
+    # Robust deviations grow with the sample that they were estimated from; plain distances do not.
+    centre, level = baseline.gaussians[baseline.level].mean, baseline.level
+    gap = np.linalg.norm(pool.embeddings[level] - centre, axis=1)
+    known = reference.embeddings[level] if reference is not None and len(reference) else None
+    usual = gap if known is None else np.linalg.norm(known - centre, axis=1)
+    within = gap <= FOREIGN * (np.median(usual) if len(usual) else 0.0)
+    shows: Mask = (low >= CLEAR_Z) & (low >= high) & within
+    return shows
+
+
+def _without_faults(
+    found: Mask, notes: Sequence[str], p_value: Floats, at_fault: Mask, policy: Policy
+) -> tuple[Mask, Sequence[str]]:
+    """The discoveries that stand where captures at fault are no hypotheses, and what to say.
+
+    Left in, they would lend the others a threshold. As the reference's own stay in its scores,
+    p-values are none too small.
+    """
+    if policy.fdr is None or not (found & at_fault).any():
+        return found, notes
+    asked = np.flatnonzero(~at_fault & ~np.isnan(p_value))
+    left = np.zeros(len(found), dtype=bool)
+    left[asked] = benjamini_hochberg(p_value[asked], policy.fdr)
+    left &= found
+    less = int(found.sum() - left.sum())
+    return left, [*notes, f"{less:,} of these are capture faults, or unproven without them"]
+
+
 def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[Ints, Ints]:
     """The first `count` candidates, and the one of them that each sample (n,) is counted with."""
     duplicate_of = np.full(len(pool), -1, dtype=np.int64)
@@ -320,20 +423,33 @@ def _merit(score: Floats, pool: Pool, policy: Policy, reviews: Reviews) -> Float
 
 def _confirmed(
     pool: Pool, flagged: Ints, policy: Policy, closest: Floats, reviews: Reviews | None
-) -> list[tuple[str, ...]]:
-    """Per flag, the confirmed edge case that is nearer than every unflagged sample."""
-    none: list[tuple[str, ...]] = [()] * len(flagged)
+) -> tuple[Ints, Floats]:
+    """Per flag, the review of the edge case that is nearer than every normal sample, if any."""
+    none = np.full(len(flagged), -1, dtype=np.int64), np.full(len(flagged), np.nan)
     if reviews is None or not reviews.is_edge_case.any() or not len(flagged):
         return none
-    names = np.asarray(reviews.sample_ids)[reviews.is_edge_case]
-    gaps = cdist(pool.embeddings[policy.level][flagged], reviews.vectors[reviews.is_edge_case])
+    cases = np.flatnonzero(reviews.is_edge_case)
+    names = np.asarray(reviews.sample_ids)[cases]
+    gaps = cdist(pool.embeddings[policy.level][flagged], reviews.vectors[cases])
     own = np.asarray(pool.sample_ids)[flagged][:, None] == names[None]
     gaps[own] = np.inf
-    best = gaps.argmin(axis=1)
+    best, least = cases[gaps.argmin(axis=1)], gaps.min(axis=1)
+    near = np.isfinite(least) & ((least < closest) | np.isnan(closest))
+    return np.where(near, best, none[0]), np.where(near, least, np.nan)
+
+
+def _told(reviews: Reviews | None, confirmed: Ints, distances: Floats) -> list[tuple[str, ...]]:
     return [
-        reasons.confirmed_reasons(names[i], gap) if gap < limit or np.isnan(limit) else ()
-        for i, gap, limit in zip(best, gaps.min(axis=1), closest, strict=True)
+        (reasons.confirmed_reason(reviews.sample_ids[case], gap),) if reviews and case >= 0 else ()
+        for case, gap in zip(confirmed, distances, strict=True)
     ]
+
+
+def _usual_gap(pool: Pool) -> float:
+    """How far a sample's nearest neighbour usually is; NaN where none has one."""
+    first = pool.distances[:, :1]
+    known = first[np.isfinite(first)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def _groups(vectors: NDArray[np.floating], to_normal: Floats, outliers: int) -> tuple[Ints, Floats]:
@@ -344,34 +460,41 @@ def _groups(vectors: NDArray[np.floating], to_normal: Floats, outliers: int) -> 
     return np.concatenate([group, others]), np.concatenate([distance, their_distance])
 
 
-def _edge_cases(pool: Pool, reviews: Reviews | None) -> Ints:
-    """The rows of the pool that verdicts call edge cases, flagged or not."""
-    if reviews is None:
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(
-        np.isin(pool.sample_ids, np.asarray(reviews.sample_ids)[reviews.is_edge_case])
-    )
+def _normal(
+    pool: Pool, score: Floats, flagged: Ints, reviews: Reviews | None, reference: Pool | None
+) -> tuple[Pool, Ints]:
+    """The samples that flags are shown beside, and which rows of them are normal.
 
-
-def nearest_normal(pool: Pool, flagged: Ints, policy: Policy, strange: Ints) -> tuple[Ints, Floats]:
-    """The `policy.nearest` closest samples of each flag that are normal, on the scored level.
-
-    strange: rows that are not: flags, what is counted with one, and confirmed edge cases.
-    Exact: a flag's neighbours of the pool are mostly flags themselves where it is one of a
-    group. Returns rows (f, m), -1 where there are fewer, and Euclidean distances (f, m).
+    Those of the reference, where there is one: people vouch for them. Else what is unremarkable in
+    the pool: the siblings of a group that has more members than the budget are no more normal than
+    the group. flagged: rows of flags and of what is counted with one.
     """
-    rows = np.full((len(flagged), policy.nearest), -1, dtype=np.int64)
+    odd = [] if reviews is None else reviews.not_normal
+    if reference is not None and len(reference):
+        return reference, np.flatnonzero(~np.isin(reference.sample_ids, odd))
+    rows = np.flatnonzero((score < NOTABLE_Z) & ~np.isin(pool.sample_ids, odd))
+    return pool, np.setdiff1d(rows, flagged)
+
+
+def nearest_of(
+    vectors: NDArray[np.floating], normal: Ints, flags: NDArray[np.floating], policy: Policy
+) -> tuple[Ints, Floats]:
+    """The `policy.nearest` normal samples closest to each flag, on the scored level.
+
+    vectors: (n, d), of which the rows `normal` are that. flags: (f, d). Exact: a flag's neighbours
+    of the pool are mostly flags themselves where it is one of a group. Returns rows (f, m), -1
+    where there are fewer, and Euclidean distances (f, m).
+    """
+    rows = np.full((len(flags), policy.nearest), -1, dtype=np.int64)
     distances = np.full(rows.shape, np.nan)
-    normal = np.setdiff1d(np.arange(len(pool)), strange)
     m = min(policy.nearest, len(normal))
     if m == 0:
         return rows, distances
-    X = pool.embeddings[policy.level]
-    N = X[normal]
+    N = vectors[normal]
     squares = np.einsum("ij,ij->i", N, N)
-    for start in range(0, len(flagged), BLOCK):
+    for start in range(0, len(flags), BLOCK):
         block = slice(start, start + BLOCK)
-        queries = X[flagged[block]]
+        queries = flags[block]
         # Without the queries' own norms, which change no order.
         closest = np.argpartition(squares - 2 * np.inner(queries, N), m - 1, axis=1)[:, :m]
         exact = np.linalg.norm(N[closest] - queries[:, None], axis=2)

@@ -39,7 +39,9 @@ class Pool:
     the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
     neighbours: (n, k) rows of the pool that those distances are to, -1 where there are fewer; None
     where they are to a reference's samples.
-    times: (n,) datetime64, when each was captured, NaT where unknown; None where nobody knows.
+    times: (n,) datetime64, when each was captured or else ingested, NaT where unknown; None where
+    nobody knows.
+    undated: (n,) whose time is that of their ingestion; None for none.
     uncertainty: (n,) of a user's own model, NaN where unknown; None where there is no model.
     patches: of the samples' images, None where nobody looked.
     """
@@ -51,6 +53,7 @@ class Pool:
     distances: NDArray[np.float32]
     neighbours: NDArray[np.integer] | None = None
     times: NDArray[np.datetime64] | None = None
+    undated: NDArray[np.bool_] | None = None
     uncertainty: NDArray[np.floating] | None = None
     patches: Patches | None = None
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import kind
-from detectors.pool import Patches
-from detectors.scores import NOTABLE_Z, Floats, Mask
+from detectors.baseline import kind, rows_by_source
+from detectors.pool import Patches, Pool
+from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
@@ -78,7 +78,7 @@ def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
 def patch_reasons(patches: Patches, row: int) -> list[str]:
     """Says where the strangest spot of an image is, if few others have one so strange.
 
-    A string reads "spot at 62% across, 31% down is 0.83 from every reference patch, farther than
+    A string reads "spot at 62% across, 31% down is 0.83 from every ordinary patch, farther than
     for 99.8% of the pool".
     """
     known = patches.score[~np.isnan(patches.score)]
@@ -87,7 +87,7 @@ def patch_reasons(patches: Patches, row: int) -> list[str]:
         return []
     return [
         f"spot at {patches.x[row]:.0%} across, {patches.y[row]:.0%} down is "
-        f"{patches.score[row]:.2f} from every reference patch, farther than for "
+        f"{patches.score[row]:.2f} from every ordinary patch, farther than for "
         f"{_percent(share)} of the pool"
     ]
 
@@ -102,13 +102,9 @@ def fault_reasons(broken: Mask, deviation: Floats, row: int) -> list[str]:
     return [f"may be a capture fault: {deviation[row]:.1f}σ out on average"]
 
 
-def confirmed_reasons(sample_id: str, distance: float) -> tuple[str, ...]:
-    """Says which confirmed edge case is nearer than any normal image; none if infinitely far."""
-    if not np.isfinite(distance):
-        return ()
-    return (
-        f"{distance:.2f} from confirmed edge case {sample_id[:12]}, nearer than any normal image",
-    )
+def confirmed_reason(sample_id: str, distance: float) -> str:
+    """Says which confirmed edge case is nearer than any normal image."""
+    return f"{distance:.2f} from confirmed edge case {sample_id[:12]}, nearer than any normal image"
 
 
 def copies_reasons(copies: int) -> tuple[str, ...]:
@@ -119,23 +115,45 @@ def copies_reasons(copies: int) -> tuple[str, ...]:
 
 
 class UsualRange:
-    """Where each sample's quality lies among the samples of its source.
+    """Where each sample's quality lies among what is usual for its source.
 
     sources: (n,) names. quality: statistics (n,) by name, those of `schemas.records.Quality`;
-    NaN where unknown, which is never unusual.
+    NaN where unknown, which is never unusual. known: (n,) which samples are of a reference; where
+    a source has enough of these they alone say what is usual, so that a camera that went dark as
+    a whole is darker than it was. Else all samples of the source do.
     """
 
-    def __init__(self, sources: Sequence[str], quality: Mapping[str, NDArray[np.floating]]) -> None:
-        names, member, counts = np.unique(
-            np.asarray(sources, dtype=str), return_inverse=True, return_counts=True
-        )
-        self._among = np.where((names != "") & (counts >= ENOUGH), names, "all images")[member]
-        crowds = [np.flatnonzero(member == i) for i in np.flatnonzero(counts >= ENOUGH)]
+    def __init__(
+        self,
+        sources: Sequence[str],
+        quality: Mapping[str, NDArray[np.floating]],
+        known: Mask | None = None,
+    ) -> None:
+        vouched = np.zeros(len(sources), dtype=bool) if known is None else known
+        self._among = np.full(len(sources), "all images", dtype=object)
+        everyone = np.arange(len(sources))
+        crowds = [(everyone, everyone)]
+        for source, rows in rows_by_source(sources).items():
+            if len(rows) >= ENOUGH:
+                crowds.append((rows, _usual(rows, vouched)))
+                self._among[rows] = source or "all images"
         self._shares = {
             statistic: _shares_beyond(np.asarray(values, dtype=np.float64), crowds)
             for statistic, values in quality.items()
             if statistic in COMPARATIVES
         }
+
+    @classmethod
+    def of(cls, pool: Pool, reference: Pool | None = None) -> UsualRange:
+        """Of a pool's samples, in their order, and after them a reference's."""
+        if reference is None:
+            return cls(pool.sources, pool.quality)
+        quality = {
+            name: np.concatenate([values, reference.quality[name]])
+            for name, values in pool.quality.items()
+        }
+        known = np.arange(len(pool) + len(reference)) >= len(pool)
+        return cls([*pool.sources, *reference.sources], quality, known)
 
     def reasons(self, row: int) -> list[str]:
         """Such as "darker than 99.7% of line-3", the most unusual statistic first."""
@@ -150,16 +168,25 @@ class UsualRange:
         ]
 
 
-def _shares_beyond(values: Floats, crowds: Sequence[NDArray[np.intp]]) -> tuple[Floats, Floats]:
-    """Share strictly below and strictly above each value, in its crowd if it has one."""
-    below, above = _strict_shares(values)
-    for rows in crowds:
-        below[rows], above[rows] = _strict_shares(values[rows])
+def _usual(rows: Ints, known: Mask) -> Ints:
+    """Of these rows the ones that say what is usual."""
+    vouched = rows[known[rows]]
+    return vouched if len(vouched) >= ENOUGH else rows
+
+
+def _shares_beyond(values: Floats, crowds: Sequence[tuple[Ints, Ints]]) -> tuple[Floats, Floats]:
+    """Share (n,) strictly below and strictly above each value, in the last crowd it belongs to.
+
+    crowds: rows, and the rows that they are held against.
+    """
+    below, above = np.zeros(len(values)), np.zeros(len(values))
+    for rows, usual in crowds:
+        below[rows], above[rows] = _strict_shares(values[rows], values[usual])
     return below, above
 
 
-def _strict_shares(values: Floats) -> tuple[Floats, Floats]:
-    known = np.sort(values[~np.isnan(values)])
+def _strict_shares(values: Floats, among: Floats) -> tuple[Floats, Floats]:
+    known = np.sort(among[~np.isnan(among)])
     count = max(len(known), 1)
     below = np.searchsorted(known, values, side="left") / count
     above = (len(known) - np.searchsorted(known, values, side="right")) / count

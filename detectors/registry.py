@@ -7,7 +7,8 @@ lof           local outlier factor (Breunig et al., 2000)
 pca           what 99% of the variance does not explain (Jackson and Mudholkar, 1979)
 levels        mean robust deviation over low, mid and high
 patch         distance of the strangest patches to a bank of ordinary ones (Roth et al., 2022)
-uncertainty   the doubt of a user's own model, from the samples' metadata
+uncertainty   the doubt of a user's own model, from the samples' metadata, whatever that gives
+entropy, margin, loss   that doubt from the model's class shares alone, by one rule
 module:P:F    function F of the importable module P, of the signature below
 pyod:NAME     any detector of PyOD by its class, such as pyod:IForest
 
@@ -26,6 +27,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
 from detectors.baseline import ISOLATION, Baseline, Measures
+from detectors.disagreement import DOUBTS, NONE_SAID
 from detectors.pool import Pool
 from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError
@@ -35,7 +37,6 @@ Detector = Callable[[Pool, Baseline], Floats]
 """Scores (n,) of a pool's samples; the baseline was fitted on them and names the scored level."""
 
 DEFAULT = "combined"
-UNCERTAINTY = "uncertainty"
 VARIANCE = 0.99
 LOF_NEIGHBOURS = 20
 
@@ -89,12 +90,9 @@ def patch(pool: Pool, baseline: Baseline) -> Floats:
 
 
 def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
-    """The user's model's doubt; a sample without one counts as sure."""
+    """The user's model's doubt, as the pool was read for; a sample without one counts as sure."""
     if pool.uncertainty is None or np.isnan(pool.uncertainty).all():
-        raise UsageError(
-            "detector 'uncertainty' needs a number 'uncertainty' or the class shares "
-            "'prediction' in the manifest of the images; no sample has either"
-        )
+        raise UsageError(NONE_SAID)
     least = float(np.nanmin(pool.uncertainty))
     return np.nan_to_num(np.asarray(pool.uncertainty, dtype=np.float64), nan=least)
 
@@ -107,7 +105,7 @@ DETECTORS: Mapping[str, Detector] = {
     "pca": pca,
     "levels": levels,
     "patch": patch,
-    UNCERTAINTY: uncertainty,
+    **dict.fromkeys(DOUBTS, uncertainty),
 }
 
 

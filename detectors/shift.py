@@ -26,7 +26,8 @@ class Shift:
 
     level: where it moved most. deviations: how far its median lies from the reference's, in
     robust deviations. p_value: of the one-sided Mann-Whitney test, Bonferroni over sources and
-    levels. samples: how many. since: when it began, None where times are unknown.
+    levels. samples: how many. since: when it began, None where times are unknown. ingested: whether
+    by the time of ingestion, as captures are not dated.
     """
 
     source: str
@@ -35,9 +36,11 @@ class Shift:
     p_value: float
     samples: int
     since: np.datetime64 | None = None
+    ingested: bool = False
 
     def __str__(self) -> str:
-        since = "" if self.since is None else f" since {np.datetime_as_string(self.since, 's')}"
+        word = ", ingested since" if self.ingested else " since"
+        since = "" if self.since is None else f"{word} {np.datetime_as_string(self.since, 's')}"
         return (
             f"source '{self.source}' has shifted: half of its {self.samples} samples lie "
             f"{self.deviations:.1f} robust deviations or more out at the {self.level} level"

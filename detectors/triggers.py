@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from detectors.scores import Floats, Mask, as_matrix
 
 LONE_REACH = 0.001
-"""Share of a pool that a trigger of one example reaches until verdicts say more."""
+"""Share of a pool that each example of a trigger reaches at most, until verdicts say more."""
 JUST_BELOW = 1 - 1e-9
 
 
@@ -44,29 +44,35 @@ class Trigger:
 def learn(
     positive: NDArray[np.floating], negative: NDArray[np.floating], pool: NDArray[np.floating]
 ) -> Trigger:
-    """A trigger whose reach separates the examples with the fewest mistakes.
+    """A trigger that reaches as far as its positives lie apart, and no farther than is likely.
 
-    Each positive is held against the other positives, each negative against all of them; the
-    reach lies halfway between the two neighbouring distances at the best cut. Without
-    negatives it is the largest distance between a positive and the next. With one positive
-    alone it takes in the nearest thousandth of the pool (n, d), and one sample at least.
+    Each positive is held against the other positives, and the reach is the largest distance
+    between one and the next; but it takes in no more than a thousandth of the pool (n, d) for each
+    positive, and one sample at least: two unlike examples do not mean all that lies between. Every
+    confirmed match is one more positive. One positive alone has that thousandth.
+
+    Negatives only narrow: held against all positives, they take the reach back to the cut that
+    separates the examples with the fewest mistakes.
     """
     P = as_matrix(positive)
     if len(P) == 0:
         raise ValueError("a trigger needs at least one positive example")
     N = as_matrix(negative) if len(negative) else np.zeros((0, P.shape[1]))
-    if len(P) == 1 and len(N) == 0:
-        distances = Trigger(P, N, np.inf).distance(pool)
-        others = distances[distances > 0]  # the example itself is of the pool
-        reach = np.quantile(others, LONE_REACH, method="lower") if len(others) else 0.0
-        return Trigger(P, N, float(reach))
     among = cdist(P, P)
     np.fill_diagonal(among, np.inf)
     inside = among.min(axis=1)[np.isfinite(among.min(axis=1))]
-    outside = cdist(N, P).min(axis=1) if len(N) else np.zeros(0)
-    if len(outside) == 0:
-        return Trigger(P, N, float(inside.max()))
-    return Trigger(P, N, _best_cut(inside, outside))
+    reach = min(_likely_reach(P, pool), inside.max(initial=0.0) or np.inf)
+    return Trigger(P, N, _narrowed(reach, inside, cdist(N, P).min(axis=1)))
+
+
+def _likely_reach(positive: Floats, pool: NDArray[np.floating]) -> float:
+    """The distance within which a thousandth of the pool lies for each positive; 0 for no pool."""
+    distances = Trigger(positive, positive[:0], np.inf).distance(pool)
+    others = np.sort(distances[distances > 0])  # the examples themselves are of the pool
+    if not len(others):
+        return 0.0
+    count = len(positive) * max(1, int(np.ceil(LONE_REACH * len(others))))
+    return float(others[min(count, len(others)) - 1])
 
 
 def learn_from_words(
@@ -79,17 +85,20 @@ def learn_from_words(
 
     Images lie far from words and near to one another, so that no image is an example beside
     them: the confirmed (p, d) and rejected (q, d) only tell how far to reach, and what lies nearer
-    than all of them matches in any case. Until one is confirmed it takes in the nearest thousandth
-    of the pool (n, d).
+    than all of them matches in any case. It takes in the nearest thousandth of the pool (n, d),
+    and all that were confirmed; what was rejected then narrows it.
     """
-    nothing = np.zeros((0, words.shape[1]))
+    around = learn(words, np.zeros((0, words.shape[1])), pool)
     if not len(confirmed):
-        return learn(words, nothing, pool)
-    around = Trigger(words, nothing, np.inf)
-    inside = around.distance(confirmed)
-    if not len(rejected):
-        return Trigger(words, nothing, float(inside.max()))
-    return Trigger(words, nothing, _best_cut(inside, around.distance(rejected), lowest=JUST_BELOW))
+        return around
+    inside, outside = around.distance(confirmed), around.distance(rejected)
+    reach = max(around.reach, float(inside.max()))
+    return replace(around, reach=_narrowed(reach, inside, outside, lowest=JUST_BELOW))
+
+
+def _narrowed(reach: float, inside: Floats, outside: Floats, lowest: float = 0.5) -> float:
+    """The reach, or the best cut between `inside` and `outside` where that is nearer."""
+    return min(reach, _best_cut(inside, outside, lowest)) if len(outside) else reach
 
 
 def _best_cut(inside: Floats, outside: Floats, lowest: float = 0.5) -> float:

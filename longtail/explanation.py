@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from detectors import reasons
-from detectors.scores import Floats
+from detectors.baseline import kind
+from detectors.pool import Patches
+from detectors.scores import NOTABLE_Z
 from index.search import Snapshot
 from index.store import IndexStore
+from longtail import runs
 from longtail.flags import read_flags
 from longtail.opened import Opened, open_index
 from longtail.verdicts import VerdictLog
@@ -22,6 +26,10 @@ from schemas.errors import NotFoundError
 from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Group, Level, Neighbour, Verdict
 
 _SHOWN = 3
+_COLUMNS = [
+    *("sample_id", "source", "of_reference", "score", "rank", "duplicate_of"),
+    *("isolation", "deviation", "broken"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,8 @@ class Explanation:
     z: robust deviations per level. quality: its pixel statistics; none of a vector
     that came without its image.
     reasons: as the run gave them to a flag; for another sample by the same rules.
-    nearest: the closest samples that are no flags and no confirmed edge cases.
+    nearest: the closest normal samples: of the reference where there is one, else those that are
+    unremarkable; none that was judged an edge case or junk.
     confirmed: the closest samples that the verdicts call edge cases. verdicts: oldest first.
     """
 
@@ -69,13 +78,20 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
             "another encoder: 'longtail mine' scores what is indexed"
         )
     row = found[0]
-    pool = catalog.scores.read(
-        ["sample_id", "score", "rank"], of_run & (ds.field("of_reference") == row["of_reference"])
-    )
-    edge_cases = [id_ for id_, given in log.latest().items() if given.label == "edge_case"]
-    normal = pool.filter(pool["rank"].is_null())["sample_id"].to_pylist()
+    mined = catalog.scores.read(_COLUMNS, of_run)
+    pool = mined.filter(pc.equal(mined["of_reference"], row["of_reference"]))
+    verdicts = log.latest()
+    edge_cases = [id_ for id_, given in verdicts.items() if given.label == "edge_case"]
+    junk = [id_ for id_, given in verdicts.items() if given.label == "junk"]
     opened = open_index(IndexStore(catalog.index(row["encoder"])), catalog.samples, row["encoder"])
-    quality, usual = _quality(catalog, row)
+    nearest = _closest(opened, sample_id, _normal(mined).difference(edge_cases, junk))
+    confirmed = _closest(opened, sample_id, edge_cases)
+    quality, usual = _quality(catalog, row, mined)
+    why = row["reasons"] or [
+        *_reasons(catalog, row, pool),
+        *_near_case(confirmed, nearest),
+        *usual,
+    ]
     return Explanation(
         **{name: row[name] for name in ("sample_id", "uri", "source", "run_id")},
         samples=pool.num_rows,
@@ -83,10 +99,10 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
         **{name: row[name] for name in ("score", "p_value", "kind", "rank", "level")},
         z={level: row[f"z_{level}"] for level in LEVELS},
         quality=quality,
-        reasons=tuple(row["reasons"] or _reasons(row, pool["score"].to_numpy(), usual)),
+        reasons=tuple(why),
         group=_group(catalog, row),
-        nearest=_closest(opened, sample_id, set(normal).difference(edge_cases)),
-        confirmed=_closest(opened, sample_id, edge_cases),
+        nearest=nearest,
+        confirmed=confirmed,
         verdicts=tuple(log.history(sample_id)),
     )
 
@@ -98,23 +114,73 @@ def _group(catalog: Catalog, row: Mapping[str, Any]) -> Group | None:
     return next((flag.group for flag in flags if flag.sample_id == row["sample_id"]), None)
 
 
-def _quality(catalog: Catalog, row: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """The pixel statistics of a sample, and which lie outside the usual range of its source."""
+def _normal(mined: pa.Table) -> set[str]:
+    """The ids of what a run's flags are shown beside, as `detectors.mining` chooses them."""
+    known = mined["of_reference"].to_numpy()
+    if not known.any():
+        unremarkable = pc.and_(mined["rank"].is_null(), mined["duplicate_of"].is_null())
+        known = pc.and_(unremarkable, pc.less(mined["score"], NOTABLE_Z)).to_numpy()
+    return set(mined.filter(known)["sample_id"].to_pylist())
+
+
+def _quality(
+    catalog: Catalog, row: Mapping[str, Any], mined: pa.Table
+) -> tuple[dict[str, float], list[str]]:
+    """The pixel statistics of a sample, and which lie outside what the run calls usual."""
     table = catalog.samples.read(
-        ["sample_id", "source", *QUALITY_STATISTICS], ds.field("encoder") == row["encoder"]
+        ["sample_id", *QUALITY_STATISTICS], ds.field("encoder") == row["encoder"]
     )
-    place = pc.index(table["sample_id"], row["sample_id"]).as_py()
+    mined = mined.filter(pc.is_in(mined["sample_id"], table["sample_id"].combine_chunks()))
+    table = table.take(pc.index_in(mined["sample_id"], table["sample_id"].combine_chunks()))
+    place = pc.index(mined["sample_id"], row["sample_id"]).as_py()
     columns = {name: table[name].to_numpy() for name in QUALITY_STATISTICS}
-    usual = reasons.UsualRange(table["source"].to_pylist(), columns)
+    usual = reasons.UsualRange(
+        mined["source"].to_pylist(), columns, mined["of_reference"].to_numpy()
+    )
     own = {name: float(values[place]) for name, values in columns.items()}
     known = {name: value for name, value in own.items() if not np.isnan(value)}
     return known, usual.reasons(place)
 
 
-def _reasons(row: Mapping[str, Any], scores: Floats, usual: list[str]) -> list[str]:
-    z: dict[str, Floats] = {level: np.array([row[f"z_{level}"]], np.float64) for level in LEVELS}
-    place = int(np.flatnonzero(scores == row["score"])[0])
-    return [reasons.score_reason(scores, place), *reasons.level_reasons(z, 0), *usual]
+def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[str]:
+    """What a run says of a flag, said of another sample of its pool."""
+    names: dict[str, str] = {level: f"z_{level}" for level in LEVELS}
+    names |= {kind(level): f"z_{level}_for_its_kind" for level in LEVELS}
+    z = {
+        measure: np.array([row[name]], np.float64)
+        for measure, name in names.items()
+        if row[name] is not None
+    }
+    place = pc.index(pool["sample_id"], row["sample_id"]).as_py()
+    told = [reasons.score_reason(pool["score"].to_numpy(), place), *reasons.level_reasons(z, 0)]
+    if row["isolation"] is not None:
+        k = runs.read_json(catalog.run(row["run_id"]) / runs.MINE).get("neighbours", 0)
+        told += reasons.isolation_reasons(pool["isolation"].to_numpy(), place, k)
+    patches = _patches(catalog, row["encoder"], pool)
+    if patches is not None:
+        told += reasons.patch_reasons(patches, place)
+    if row["broken"]:
+        told += reasons.fault_reasons(
+            pool["broken"].to_numpy(), pool["deviation"].to_numpy(), place
+        )
+    return told
+
+
+def _patches(catalog: Catalog, encoder_id: str, pool: pa.Table) -> Patches | None:
+    """The strangest spots of a pool's samples, None where nobody looked."""
+    columns = ["score", "x", "y"]
+    table = catalog.patches.read(["sample_id", *columns], ds.field("encoder") == encoder_id)
+    if not table.num_rows:
+        return None
+    places = pc.index_in(pool["sample_id"], table["sample_id"].combine_chunks())
+    return Patches(*(table[name].take(places).to_numpy() for name in columns))
+
+
+def _near_case(confirmed: Sequence[Neighbour], nearest: Sequence[Neighbour]) -> list[str]:
+    """Says which confirmed edge case is nearer than any normal sample, if one is."""
+    if not confirmed or (nearest and confirmed[0].distance >= nearest[0].distance):
+        return []
+    return [reasons.confirmed_reason(confirmed[0].sample_id, confirmed[0].distance)]
 
 
 def _closest(

@@ -143,7 +143,12 @@ def _unname(scores: Table, gone: Collection[str]) -> None:
             for near in rows["nearest"].to_pylist()
         ]
         twins = [None if one in gone else one for one in rows["duplicate_of"].to_pylist()]
-        for name, values in (("nearest", nearest), ("duplicate_of", twins)):
+        confirmed = [
+            None if one and one["sample_id"] in gone else one
+            for one in rows["confirmed"].to_pylist()
+        ]
+        columns = {"nearest": nearest, "confirmed": confirmed, "duplicate_of": twins}
+        for name, values in columns.items():
             at = rows.schema.get_field_index(name)
             field = rows.schema.field(at)
             rows = rows.set_column(at, field, pa.array(values, field.type))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from longtail import references, runs
@@ -189,6 +189,7 @@ class Jobs:
         save_reference: keep the fit of the reference under this name. Raises EncoderError for an
         encoder that changed, UsageError as `check_mining` does.
         """
+        from detectors.disagreement import DOUBTS
         from detectors.mining import Budget, Policy
         from pipelines import mine
 
@@ -197,8 +198,8 @@ class Jobs:
         encoder_id, mining = self.encoder.id, self.settings.mining
         if mining.detector == "patch" and not self.settings.patches:
             raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
-        if mining.detector == "uncertainty":
-            self._check_uncertainty(encoder_id)
+        if mining.detector in DOUBTS:
+            self._check_doubt(encoder_id, mining.detector)
         snapshot = self.index_store.open()
         if snapshot is None:
             return
@@ -212,6 +213,9 @@ class Jobs:
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,
             "policy": mining.model_dump(),
+            "neighbours": found.reference.neighbours(mining.neighbours)
+            if found
+            else mining.neighbours,
             "patches": self._patch_scores(encoder_id),
             "reference": found and dict(found.reference.about),
             "verdicts": log.last(),  # before they are read: what comes between is mined again
@@ -249,14 +253,14 @@ class Jobs:
             return 0
         return sum(file.rows for file in self.catalog.patches.files(encoder_id))
 
-    def _check_uncertainty(self, encoder_id: str) -> None:
+    def _check_doubt(self, encoder_id: str, how: str) -> None:
         """See that a model of the user's has said something of some sample. Raises UsageError."""
-        said = pc.match_substring_regex(ds.field("metadata"), '"(uncertainty|prediction)":')
-        if not self.catalog.samples.count((ds.field("encoder") == encoder_id) & said):
-            raise UsageError(
-                "detector 'uncertainty' needs a number 'uncertainty' or the class shares "
-                "'prediction' in the manifest of the images; no sample has either"
-            )
+        from detectors.disagreement import NONE_SAID, doubt
+
+        of_encoder = ds.field("encoder") == encoder_id
+        said = self.catalog.samples.read(["metadata"], of_encoder)["metadata"].to_pylist()
+        if doubt([*map(json.loads, said)], how) is None:
+            raise UsageError(NONE_SAID)
 
     def curate(self, run: Run, name: str, selections: Sequence[Selection]) -> None:
         """Write the selected samples into the dataset, unless there are none."""

@@ -93,7 +93,7 @@ class Mining(_Section):
         "", description="what the model knows: dataset:NAME@3, source:NAME, before:DATE, saved:NAME"
     )
     detector: Annotated[str, AfterValidator(_detector)] = Field(
-        "combined", description="how samples are scored: combined, knn, ..., pyod:NAME"
+        "combined", description="how samples are scored: combined, knn, margin, ..., pyod:NAME"
     )
     neighbours: int = Field(
         3, ge=1, le=1000, description="nearest neighbours in the distance score"

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from longtail import runs
@@ -76,15 +78,12 @@ def add(
             f"'{query.name}' cannot name a trigger; take letters, digits, '-', '_' and '.', "
             "a letter or digit first, 100 at most"
         )
-    if catalog.trigger(query.name).exists():
-        raise UsageError(
-            f"there is a trigger '{query.name}' already; take another name, or "
-            f"'longtail trigger remove {query.name}' first; 'longtail trigger teach "
-            f"{query.name}' gives it more examples"
-        )
+    _check_new(catalog, query.name)  # before words are embedded, which takes seconds
     if query.text is not None:
         query = replace(query, words_vector=tuple(embed(query.text).tolist()))
-    _save(catalog, query)
+    with _changing(catalog):
+        _check_new(catalog, query.name)
+        _save(catalog, query)
     return query
 
 
@@ -103,13 +102,14 @@ def teach(
     if not positive and not negative:
         raise UsageError(f"what shall trigger '{name}' learn? give samples by --from or --not")
     _check_examples(name, positive, negative)
-    query = _of_encoder(named(catalog, name), encoder_id)
-    query = replace(
-        query,
-        positive=_joined(query.positive, positive, without=negative),
-        negative=_joined(query.negative, negative, without=positive),
-    )
-    _save(catalog, query)
+    with _changing(catalog):
+        query = _of_encoder(named(catalog, name), encoder_id)
+        query = replace(
+            query,
+            positive=_joined(query.positive, positive, without=negative),
+            negative=_joined(query.negative, negative, without=positive),
+        )
+        _save(catalog, query)
     return query
 
 
@@ -133,23 +133,26 @@ def named(catalog: Catalog, name: str) -> StandingQuery:
 
 def remove(catalog: Catalog, name: str) -> None:
     """Ask no longer. Raises NotFoundError."""
-    catalog.trigger(named(catalog, name).name).unlink()
+    with _changing(catalog):
+        catalog.trigger(named(catalog, name).name).unlink()
 
 
 def forget(catalog: Catalog, sample_ids: Collection[str]) -> None:
     """Take samples out of examples and matches."""
     gone = set(sample_ids)
-    for query in read(catalog):
-        if gone & {*query.positive, *query.negative, *query.matched}:
-            _save(
-                catalog,
-                replace(
-                    query,
-                    positive=tuple(one for one in query.positive if one not in gone),
-                    negative=tuple(one for one in query.negative if one not in gone),
-                    matched={one: run for one, run in query.matched.items() if one not in gone},
-                ),
-            )
+    with _changing(catalog):
+        for query in read(catalog):
+            if gone & {*query.positive, *query.negative, *query.matched}:
+                _save(catalog, _without(query, gone))
+
+
+def _without(query: StandingQuery, gone: Collection[str]) -> StandingQuery:
+    return replace(
+        query,
+        positive=tuple(one for one in query.positive if one not in gone),
+        negative=tuple(one for one in query.negative if one not in gone),
+        matched={one: run for one, run in query.matched.items() if one not in gone},
+    )
 
 
 def record_new(
@@ -163,21 +166,29 @@ def record_new(
 
     The newest report goes where there is any, to be written anew with it.
     """
-    queries = [query for query in read(catalog) if query.encoder_id == encoder_id]
-    others = [query.name for query in read(catalog) if query.encoder_id != encoder_id]
-    if not queries:
+    queries = read(catalog)
+    others = [query.name for query in queries if query.encoder_id != encoder_id]
+    if len(others) == len(queries):
         return others
     rows = snapshot.live_rows()
     vectors = snapshot.read(rows)
-    found = False
-    for query in queries:
-        hits = _matches(query, snapshot, rows, vectors, verdicts)
-        new = [match.sample_id for match in hits if match.sample_id not in query.matched]
-        if new:
-            found = True
-            _save(catalog, replace(query, matched={**query.matched, **dict.fromkeys(new, run_id)}))
+
+    def record(name: str) -> bool:
+        """Whether anything was new. Reads the trigger again: it may be taught or gone by now."""
+        with _changing(catalog):
+            query = next((one for one in read(catalog) if one.name == name), None)
+            if query is None or query.encoder_id != encoder_id:
+                return False
+            hits = _matches(query, snapshot, rows, vectors, verdicts)
+            new = [match.sample_id for match in hits if match.sample_id not in query.matched]
+            if new:
+                matched = {**query.matched, **dict.fromkeys(new, run_id)}
+                _save(catalog, replace(query, matched=matched))
+            return bool(new)
+
+    found = [record(query.name) for query in queries if query.name not in others]
     newest = runs.newest_mining_run(catalog)
-    if found and newest:
+    if any(found) and newest:
         (catalog.run(newest) / runs.REPORT).unlink(missing_ok=True)
     return others
 
@@ -293,6 +304,22 @@ def _stored(snapshot: Snapshot, sample_ids: Sequence[str]) -> NDArray[np.float32
     return snapshot.read(rows[rows >= 0])
 
 
-def _save(catalog: Catalog, query: StandingQuery) -> None:
+@contextmanager
+def _changing(catalog: Catalog) -> Iterator[None]:
+    """Nobody else changes triggers meanwhile: a person may teach one while a run tells of it."""
     catalog.triggers.mkdir(exist_ok=True)
+    with FileLock(catalog.triggers / ".lock"):
+        yield
+
+
+def _check_new(catalog: Catalog, name: str) -> None:
+    if catalog.trigger(name).exists():
+        raise UsageError(
+            f"there is a trigger '{name}' already; take another name, or "
+            f"'longtail trigger remove {name}' first; 'longtail trigger teach "
+            f"{name}' gives it more examples"
+        )
+
+
+def _save(catalog: Catalog, query: StandingQuery) -> None:
     runs.write_json(catalog.trigger(query.name), asdict(query))

@@ -12,7 +12,7 @@ embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,11 +26,11 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from detectors.baseline import Baseline
-from detectors.disagreement import doubt
+from detectors.disagreement import DOUBTS, doubt
 from detectors.drift import Strangeness
 from detectors.mining import Findings, Policy, Reviews, mine
 from detectors.pool import Patches, Pool
-from detectors.registry import UNCERTAINTY, yardstick
+from detectors.registry import yardstick
 from index.search import Snapshot
 from index.store import IndexStore
 from pipelines import notes, progress
@@ -140,12 +140,16 @@ class Score(beam.DoFn):
             baseline = options.reference.saved() or options.reference.fit(
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
+        vouched = None
+        if known.any():
+            vouched = read_reference(options, snapshot, sample_ids[known].tolist())
         pool, uris = self.read(sample_ids[~known], distances[~known])
         if options.reference is None:
             pool = replace(pool, neighbours=nearest)
         reviews = read_reviews(snapshot, options.verdicts)
-        findings = mine(pool, options.policy, baseline, reviews)
-        table = scores_table(findings, pool, uris, options.encoder_id, options.run_id)
+        shown = None if vouched is None else vouched.samples
+        findings = mine(pool, options.policy, baseline, reviews, shown)
+        table = scores_table(findings, pool, uris, options, vouched, reviews)
         if baseline is not None:
             table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])
         staged = [scores.stage(table)]
@@ -153,9 +157,10 @@ class Score(beam.DoFn):
         record_audit(options.catalog.run(options.run_id), audit)
         if audit.failures:
             return
-        earlier, before = run_before(options)
-        strangeness = drift(findings, pool, options, earlier, before)
-        said = notes.of_findings(findings, options.run_id, before, strangeness, reviews)
+        words, fit = _known_by(options), _fit(options, baseline)
+        _, before = run_before(options, lambda earlier: earlier.reference == words)
+        strangeness = drift(findings, pool, options, fit)
+        said = notes.of_findings(findings, options.run_id, before, words, fit, strangeness, reviews)
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -177,11 +182,12 @@ def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Re
     known = rows >= 0
     if not known.any():
         return None
-    is_edge_case = np.array([label == "edge_case" for label in verdicts.values()])
+    labels = np.array(list(verdicts.values()))[known]
     return Reviews(
         sample_ids=snapshot.sample_ids.take(rows[known]),
         vectors=snapshot.read(rows[known]),
-        is_edge_case=is_edge_case[known],
+        is_edge_case=labels == "edge_case",
+        is_junk=labels == "junk",
     )
 
 
@@ -191,9 +197,12 @@ def read_pool(
     """The pool of these samples, in their order, and the URI of each."""
     of_encoder = ds.field("encoder") == options.encoder_id
     samples = options.catalog.samples
-    asked = ["metadata"] * (options.policy.detector == UNCERTAINTY)
-    columns = ["sample_id", "uri", "source", "captured_at", *QUALITY_STATISTICS, *asked]
-    table = samples.read(columns, of_encoder)
+    detector = options.policy.detector
+    asked = ["metadata"] * (detector in DOUBTS)
+    times = ["captured_at", "ingested_at"]
+    table = samples.read(
+        ["sample_id", "uri", "source", *times, *QUALITY_STATISTICS, *asked], of_encoder
+    )
     wanted = pa.array(sample_ids, pa.string())
     table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
     pool = Pool(
@@ -205,11 +214,41 @@ def read_pool(
         },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=distances,
-        times=table["captured_at"].to_numpy(),
-        uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())]) if asked else None,
+        times=pc.coalesce(*(table[name] for name in times)).to_numpy(),
+        undated=table["captured_at"].is_null().to_numpy(),
+        uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())], detector)
+        if asked
+        else None,
         patches=_read_patches(options, wanted) if options.patches else None,
     )
     return pool, table["uri"].to_pylist()
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What is left of a reference's samples, to show beside flags, and the URI of each.
+
+    samples: of these only the vectors of the scored level and the quality are read.
+    """
+
+    samples: Pool
+    uris: Sequence[str]
+
+
+def read_reference(options: MineOptions, snapshot: Snapshot, sample_ids: Sequence[str]) -> Vouched:
+    """The reference's samples of these ids, which are indexed."""
+    columns = ["sample_id", "uri", "source", *QUALITY_STATISTICS]
+    table = options.catalog.samples.read(columns, ds.field("encoder") == options.encoder_id)
+    table = table.take(pc.index_in(pa.array(sample_ids, pa.string()), table["sample_id"]))
+    vectors = snapshot.read(snapshot.sample_ids.rows(sample_ids))
+    samples = Pool(
+        sample_ids=sample_ids,
+        sources=table["source"].to_pylist(),
+        embeddings={options.policy.level: vectors},
+        quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
+        distances=np.empty((len(sample_ids), 0), dtype=np.float32),
+    )
+    return Vouched(samples, table["uri"].to_pylist())
 
 
 def _read_patches(options: MineOptions, wanted: pa.Array) -> Patches:
@@ -239,10 +278,19 @@ def _read_vectors(
 
 
 def scores_table(
-    findings: Findings, pool: Pool, uris: Sequence[str], encoder_id: str, run_id: str
+    findings: Findings,
+    pool: Pool,
+    uris: Sequence[str],
+    options: MineOptions,
+    vouched: Vouched | None,
+    reviews: Reviews | None,
 ) -> pa.Table:
-    """Rows of the scores table, one per sample of the pool."""
+    """Rows of the scores table, one per sample of the pool.
+
+    vouched: where the nearest normal samples are of the reference, that.
+    """
     n = len(pool)
+    normal, normal_uris = (vouched.samples, vouched.uris) if vouched else (pool, uris)
     flags = {int(row): rank for rank, row in enumerate(findings.flagged, start=1)}
 
     def of_flags(values: Sequence[object]) -> list[object]:
@@ -250,7 +298,11 @@ def scores_table(
 
     nearest = [
         [
-            {"sample_id": pool.sample_ids[row], "uri": uris[row], "distance": float(distance)}
+            {
+                "sample_id": normal.sample_ids[row],
+                "uri": normal_uris[row],
+                "distance": float(distance),
+            }
             for row, distance in zip(rows, distances, strict=True)
             if row >= 0
         ]
@@ -259,8 +311,8 @@ def scores_table(
     z: Mapping[str, NDArray[np.floating]] = {f"z_{level}": findings.z[level] for level in LEVELS}
     return pa.table(
         {
-            "run_id": arrow.constant(run_id, n),
-            "encoder": arrow.constant(encoder_id, n),
+            "run_id": arrow.constant(options.run_id, n),
+            "encoder": arrow.constant(options.encoder_id, n),
             "sample_id": pa.array(pool.sample_ids, pa.string()),
             "uri": pa.array(uris, pa.string()),
             "source": pa.array(pool.sources, pa.string()),
@@ -275,6 +327,15 @@ def scores_table(
             ),
             "level": pa.array(findings.level, pa.string()),
             **{name: pa.array(values, pa.float32()) for name, values in z.items()},
+            **{
+                f"z_{level}_for_its_kind": pa.array(
+                    findings.for_its_kind.get(level, [None] * n), pa.float32()
+                )
+                for level in LEVELS
+            },
+            "isolation": pa.array(findings.isolation, pa.float32()),
+            "deviation": pa.array(findings.deviation, pa.float32()),
+            "broken": pa.array(findings.broken),
             "group": pa.array(
                 of_flags([g + 1 if g >= 0 else None for g in findings.group]), pa.int64()
             ),
@@ -286,6 +347,9 @@ def scores_table(
                 of_flags([list(why) for why in findings.reasons]), pa.list_(pa.string())
             ),
             "nearest": pa.array(of_flags(nearest), pa.list_(arrow.NEIGHBOUR)),
+            "confirmed": pa.array(
+                of_flags(_confirmed(findings, reviews, options)), arrow.NEIGHBOUR
+            ),
             "duplicate_of": pa.array(
                 [pool.sample_ids[row] if row >= 0 else None for row in findings.duplicate_of],
                 pa.string(),
@@ -293,6 +357,23 @@ def scores_table(
         },
         schema=arrow.SCORES,
     )
+
+
+def _confirmed(
+    findings: Findings, reviews: Reviews | None, options: MineOptions
+) -> list[dict[str, object] | None]:
+    """Of each flag the confirmed edge case that is near, with its URI."""
+    if reviews is None:
+        return [None] * len(findings.flagged)
+    ids = [reviews.sample_ids[i] if i >= 0 else None for i in findings.confirmed.tolist()]
+    where = ds.field("sample_id").isin(pa.array({*ids} - {None}, pa.string()))
+    of_encoder = ds.field("encoder") == options.encoder_id
+    rows = options.catalog.samples.read(["sample_id", "uri"], of_encoder & where).to_pylist()
+    uris = {row["sample_id"]: row["uri"] for row in rows}
+    return [
+        None if one is None else {"sample_id": one, "uri": uris.get(one), "distance": float(gap)}
+        for one, gap in zip(ids, findings.confirmed_distances, strict=True)
+    ]
 
 
 def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOptions) -> pa.Table:
@@ -305,7 +386,12 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     z = {level: baseline.z[level][rows] for level in LEVELS}
     measure = yardstick(options.policy.detector)
     score = np.zeros(len(rows)) if measure is None else measure(baseline.z, baseline)[rows]
+    broken = baseline.broken(baseline.z, options.policy.fault_threshold)[rows]
     n = len(rows)
+    told = {
+        "deviation": pa.array(baseline.deviation(baseline.z)[rows], pa.float32()),
+        "broken": pa.array(broken),
+    }
     return (
         pa.table(
             {
@@ -319,6 +405,7 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
                 ),
                 **{f"z_{level}": pa.array(z[level], pa.float32()) for level in LEVELS},
                 **{field.name: pa.nulls(n, field.type) for field in arrow.SCORES if field.nullable},
+                **told,
             }
         )
         .select(arrow.SCORES.names)
@@ -326,25 +413,34 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     )
 
 
-def run_before(options: MineOptions) -> tuple[str, notes.Notes]:
-    """The newest run on the same reference, or without one, and its notes; empty for none."""
-    catalog, known_by = options.catalog, _known_by(options)
+def run_before(
+    options: MineOptions, alike: Callable[[notes.Notes], bool]
+) -> tuple[str, notes.Notes]:
+    """The newest run whose notes are alike, and these; empty for none."""
+    catalog = options.catalog
     runs = sorted({str(file.partition) for file in catalog.scores.files()}, reverse=True)
     told = ((run_id, notes.read(catalog.run(run_id))) for run_id in runs)
-    return next(((r, n) for r, n in told if n.reference == known_by), ("", notes.Notes()))
+    return next(((r, n) for r, n in told if alike(n)), ("", notes.Notes()))
 
 
-def drift(
-    findings: Findings, pool: Pool, options: MineOptions, run_id: str, before: notes.Notes
-) -> notes.Drift | None:
-    """How strange the samples are that the run before on the same reference has not scored."""
+def drift(findings: Findings, pool: Pool, options: MineOptions, fit: str) -> notes.Drift | None:
+    """How strange the samples are that the run before by the same fit has not scored."""
     if findings.tail is None:
         return None
+    run_id, before = run_before(options, lambda earlier: earlier.fit == fit)
     scored = options.catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
     ids = pa.array(pool.sample_ids, pa.string())
     new = pc.invert(pc.is_in(ids, value_set=scored.combine_chunks()))
     now = Strangeness.of(findings.tail[new.to_numpy(zero_copy_only=False)])
     return notes.Drift(_known_by(options), now, before.strangeness)
+
+
+def _fit(options: MineOptions, baseline: Baseline | None) -> str:
+    """What scores against a reference hang on, whatever its name: equal for equal ones."""
+    if options.reference is None or baseline is None:
+        return ""
+    digest = options.reference.about["digest"]
+    return f"{digest} {options.policy.detector} {baseline.neighbours} {' '.join(baseline.z)}"
 
 
 def _known_by(options: MineOptions) -> str:

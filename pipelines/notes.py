@@ -4,7 +4,8 @@ notes: one line each: a promise that is kept or withdrawn, a source that has shi
 promised: whether the outliers are all that is proven at a rate, so that none can stand in for one.
 moved: how many outliers owe their place to verdicts.
 reference: what the pool was held against, in the words of the settings, empty for nothing.
-strangeness: of the samples that were new to that reference, in the newest run that had any.
+fit: the samples of that reference and how they were fitted and scored; what differs in this cannot
+be compared. strangeness: of the samples that were new to it, in the newest run that had any.
 shifts: the sources that have shifted, and the run that first said so of each.
 """
 
@@ -30,6 +31,7 @@ class Notes:
     promised: bool = False
     moved: int = 0
     reference: str = ""
+    fit: str = ""
     strangeness: Strangeness | None = None
     shifts: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,7 +43,7 @@ def _still(shift: Shift) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The samples that are new since the run before on the same reference, beside those of it."""
+    """The samples that are new since the run before by the same fit, beside those of it."""
 
     reference: str
     now: Strangeness
@@ -57,13 +59,15 @@ def of_findings(
     findings: Findings,
     run_id: str,
     before: Notes,
+    reference: str = "",
+    fit: str = "",
     drift: Drift | None = None,
     reviews: Reviews | None = None,
 ) -> Notes:
     """What the findings of a pool have to say.
 
-    before: the notes of the run before on the same reference, so that a shift is news once.
-    reviews: the verdicts that the outliers were ranked by.
+    before: the notes of the run before on a reference of the same words, so that a shift is news
+    once. reviews: the verdicts that the outliers were ranked by.
     """
     said = {shift.source: before.shifts.get(shift.source, run_id) for shift in findings.shifts}
     shifts = [
@@ -73,6 +77,9 @@ def of_findings(
     notes = [*([drift.note] if drift else []), *shifts, *findings.notes]
     if not len(findings.score):
         notes.append("the reference holds every sample, so that nothing is left to flag")
+    strangeness = None
+    if drift is not None:
+        strangeness = drift.now if drift.now.samples else drift.before
     outliers = findings.kinds.count(OUTLIER)
     if reviews is not None and outliers:
         notes.append(
@@ -83,8 +90,9 @@ def of_findings(
         notes=tuple(notes),
         promised=findings.promised,
         moved=findings.moved,
-        reference=drift.reference if drift else "",
-        strangeness=drift.now if drift and drift.now.samples else before.strangeness,
+        reference=reference,
+        fit=fit,
+        strangeness=strangeness,
         shifts=said,
     )
 
@@ -107,6 +115,7 @@ def read(folder: Path) -> Notes:
         promised=content["promised"],
         moved=content["moved"],
         reference=content["reference"],
+        fit=content.get("fit", ""),
         strangeness=found and Strangeness(found["samples"], tuple(found["above"])),
         shifts=content["shifts"],
     )

@@ -11,7 +11,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.records import QUALITY_STATISTICS, Flag, Group, ImageRef, Level, Neighbour, Reject
+from schemas.records import (
+    LEVELS,
+    QUALITY_STATISTICS,
+    Flag,
+    Group,
+    ImageRef,
+    Level,
+    Neighbour,
+    Reject,
+)
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _VECTOR = pa.list_(pa.float32())
@@ -122,15 +131,24 @@ SCORES = pa.schema(
         pa.field("z_low", pa.float32(), nullable=False),
         pa.field("z_mid", pa.float32(), nullable=False),
         pa.field("z_high", pa.float32(), nullable=False),
+        *(pa.field(f"z_{level}_for_its_kind", pa.float32()) for level in LEVELS),
+        pa.field("isolation", pa.float32()),
+        pa.field("deviation", pa.float32()),
+        pa.field("broken", pa.bool_()),
         pa.field("group", pa.int64()),
         pa.field("group_distance", pa.float32()),
         pa.field("reasons", pa.list_(pa.string())),
         pa.field("nearest", pa.list_(NEIGHBOUR)),
+        pa.field("confirmed", NEIGHBOUR),
         pa.field("duplicate_of", pa.string()),
     ]
 )
 """One row per sample and mining run, partitioned by run; kind and rank are null without a flag.
 
+z_LEVEL: robust deviations; for_its_kind: the same against a sample's own neighbours, null against a
+reference. isolation: mean distance to the nearest neighbours. deviation, broken: what capture
+faults raise, and whether this may be one. nearest: normal samples; confirmed: the confirmed edge
+case that is nearer than those.
 group: alike flags of a run, numbered from 1. group_distance: to the group's medoid, 0 for itself.
 Samples of the reference are held against the others of it, and never flagged.
 duplicate_of: the flagged sample that an unflagged near-duplicate is counted with.
@@ -236,5 +254,6 @@ def flag_from_row(row: dict[str, Any], group: Group | None = None) -> Flag:
         group=group,
         reasons=tuple(row["reasons"] or ()),
         nearest=tuple(Neighbour(**near) for near in row["nearest"] or ()),
+        confirmed=row["confirmed"] and Neighbour(**row["confirmed"]),
         run_id=row["run_id"],
     )

@@ -115,7 +115,8 @@ class Flag:
     score: larger is stranger; its meaning is that of the run's detector.
     p_value: in (0, 1], or None where the run makes no promise.
     level: the level that deviates most.
-    nearest: the closest unflagged samples, nearest first.
+    nearest: the closest normal samples, nearest first: of the reference where there is one.
+    confirmed: the closest confirmed edge case, where that is nearer than those.
     """
 
     rank: int
@@ -130,6 +131,7 @@ class Flag:
     reasons: tuple[str, ...]
     nearest: tuple[Neighbour, ...]
     run_id: str
+    confirmed: Neighbour | None = None
 
 
 @dataclass(frozen=True, slots=True)

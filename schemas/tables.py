@@ -154,7 +154,10 @@ class Table:
     def stream(
         self, files: Sequence[DataFile], columns: Sequence[str] | None = None
     ) -> pa.RecordBatchReader:
-        """Stream files, staged or committed, one after another, the partition column included."""
+        """Stream files, staged or committed, one after another, the partition column included.
+
+        A column that a file lacks, as one of an older release does, is null there.
+        """
         names = list(self.schema.names if columns is None else columns)
         schema = pa.schema([self.schema.field(name) for name in names])
 
@@ -167,6 +170,8 @@ class Table:
                     if self.partition_by in names:
                         values = pa.repeat(pa.scalar(file.partition), batch.num_rows)
                         table = table.append_column(self.partition_by, values)
+                    for name in set(names) - set(table.column_names):
+                        table = table.append_column(name, pa.nulls(len(table)))
                     yield from table.select(names).cast(schema).to_batches()
 
         return pa.RecordBatchReader.from_batches(schema, batches())

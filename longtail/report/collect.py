@@ -221,4 +221,6 @@ def _pictured(cards: Iterable[Card], matches: Iterable[Matches]) -> set[str]:
     for card in cards:
         ids |= {card.flag.sample_id, *(near.sample_id for near in card.flag.nearest)}
         ids |= {flag.sample_id for flag in card.others[:MOST_ALIKE]}
+        if card.flag.confirmed:
+            ids.add(card.flag.confirmed.sample_id)
     return ids

@@ -19,8 +19,8 @@ def unit(X):
 
 @pytest.fixture
 def ordinary(rng):
-    """Makes pools of one population: ordinary(n, odd=k) moves the first k along one axis,
-    wild=k gives the last k any direction.
+    """Makes pools of one population: ordinary(n, odd=k) moves the first k along one axis, by what
+    they show and hardly by their texture; wild=k gives the last k any direction.
 
     Distances are to the samples of `near`, or to the pool's own others.
     """
@@ -28,8 +28,8 @@ def ordinary(rng):
 
     def make(n, odd=0, wild=0, near=None, source="line-3", start=None):
         levels = [np.eye(d)[0] + 0.1 * rng.normal(size=(n, d)) for d in DIMENSIONS]
-        for X in levels:
-            X[:odd, 3] += 1.5
+        for X, by in zip(levels, (0.15, 1.5, 1.5), strict=True):
+            X[:odd, 3] += by
             X[n - wild :] = rng.normal(size=(wild, X.shape[1]))
         embeddings = dict(zip(LEVELS, map(unit, levels), strict=True))
         neighbours, distances = _nearest(embeddings["high"], near and near.embeddings["high"])

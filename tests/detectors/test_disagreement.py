@@ -33,6 +33,43 @@ def test_what_is_no_prediction_is_refused(bad):
         entropy(bad)
 
 
+def test_doubt_is_asked_for_by_name():
+    rows = [
+        {"prediction": [0.7, 0.3], "label": "0", "uncertainty": 0.9},
+        {"prediction": [0.5, 0.5]},
+    ]
+    np.testing.assert_allclose(doubt(rows, "margin"), [0.6, 1.0])
+    np.testing.assert_allclose(
+        doubt(rows, "entropy"), stats.entropy([[0.7, 0.3], [0.5, 0.5]], axis=1)
+    )
+    np.testing.assert_allclose(doubt(rows, "loss"), [-np.log(0.7), np.nan])
+    assert doubt(rows[1:], "loss") is None
+    assert doubt([{"uncertainty": 0.5}], "margin") is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *({"uncertainty": value} for value in (-0.1, "nan", float("inf"), "high")),
+        *({"prediction": [0.2, 0.8], "label": label} for label in (-1, 2, 0.5, "cat", "nan")),
+        {"prediction": {"cat": 0.2, "dog": 0.8}, "label": "cow"},
+        {"prediction": [0, 0]},
+        {"prediction": []},
+    ],
+)
+def test_what_makes_no_sense_says_nothing(row):
+    good = {"uncertainty": 0.5} if "uncertainty" in row else {"prediction": [0.9, 0.1]}
+    if "label" in row:
+        good["label"] = 0
+    found = doubt([good, row])
+    assert np.isnan(found).tolist() == [False, True]
+
+
+def test_whole_numbers_may_be_written_as_a_table_with_gaps_gives_them():
+    rows = [{"prediction": [0.2, 0.8], "label": label} for label in (1.0, "1.0", "1")]
+    np.testing.assert_allclose(doubt(rows), -np.log([0.8] * 3))
+
+
 def test_doubt_is_read_from_metadata():
     assert doubt([{"uncertainty": 0.25}, {"uncertainty": "0.5"}, {}])[:2].tolist() == [0.25, 0.5]
     of_shares = doubt([{"prediction": [0.5, 0.5]}, {"prediction": '{"a": 1, "b": 0}'}, {"x": 1}])

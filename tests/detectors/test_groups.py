@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from detectors import groups
 from detectors.groups import find_groups
 
 
@@ -42,6 +43,16 @@ def test_one_or_two_are_judged_by_themselves(n):
     assert np.isnan(to_medoid).all()
 
 
-def test_without_normal_samples_only_copies_are_alike():
-    vectors = on_a_line(0.0, 0.0, 0.0, 0.5, 0.6, 0.7)
-    assert find_groups(vectors, np.full(6, np.nan))[0].tolist() == [0, 0, 0, -1, -1, -1]
+def test_without_normal_samples_the_usual_distance_to_the_next_is_the_scale():
+    vectors = on_a_line(0.0, 0.1, 0.15, 5.0, 6.0, 7.0, 9.0)
+    assert find_groups(vectors, np.full(7, np.nan))[0].tolist() == [0, 0, 0, -1, -1, -1, -1]
+    copies = on_a_line(0.0, 0.0, 0.0, 0.5, 0.6, 0.7)
+    assert find_groups(copies, np.full(6, np.nan))[0].tolist() == [0, 0, 0, -1, -1, -1]
+
+
+def test_flags_past_the_most_join_the_group_of_a_medoid(monkeypatch):
+    monkeypatch.setattr(groups, "MOST", 4)
+    vectors = on_a_line(0.0, 0.2, 0.4, 5.0, 0.3, 5.1, 0.9, 9.0, -0.5)
+    group, to_medoid = find_groups(vectors, np.r_[np.full(8, 0.6), 0.1])
+    assert group.tolist() == [0, 0, 0, -1, 0, -1, -1, -1, -1]
+    np.testing.assert_allclose(to_medoid, [0.2, 0, 0.2, np.nan, 0.1, *[np.nan] * 4])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from detectors.mining import Budget, Policy, mine
+from detectors.baseline import fit_reference
+from detectors.mining import Budget, Policy, Reviews, mine
 from detectors.pool import Pool
 from schemas.errors import UsageError
 from schemas.records import LEVELS
@@ -116,14 +117,122 @@ def test_a_capture_may_be_strange_for_its_kind_alone(rng):
     )
 
 
-def test_a_fault_within_the_budget_is_an_outlier_and_says_so(levels):
-    low, mid, high = (displaced(level, [9], 2) for level in levels)
+def test_a_clear_fault_is_never_an_outlier_whatever_the_budget(levels):
+    low, mid, high = levels
+    fault, odd = [9], [7]
+    low, mid = displaced(low, fault, 2, by=4.0), displaced(mid, [*fault, *odd], 2)
+    high = displaced(displaced(high, fault, 2, by=0.7), odd, 2)
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=20)))
+    kinds = dict(zip(findings.flagged.tolist(), findings.kinds, strict=True))
+    assert findings.score[9] > findings.score[findings.flagged[1:20]].max()
+    assert (kinds[7], kinds[9]) == ("outlier", "capture_fault")
+    assert findings.kinds.count("outlier") == 20
+    assert any("may be a capture fault" in why for why in findings.reasons[-1])
+
+
+def test_what_may_be_a_fault_or_strange_content_stays_an_edge_case_and_says_so(levels):
+    low, mid, high = (
+        displaced(level, [9], 2, by) for level, by in zip(levels, (1, 2, 2), strict=True)
+    )
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=1)))
     assert findings.flagged.tolist() == [9]
     assert findings.kinds == ["outlier"]
     text = " ".join(findings.reasons[0])
     assert "high level" in text
     assert "may be a capture fault" in text
+
+
+def test_a_foreign_picture_is_no_fault_of_the_camera(levels):
+    """It is far out at every level, at the lowest most."""
+    low, mid, high = (displaced(level, [9], 2, by=9.0) for level in levels)
+    low = low * [10, 1, 1, 1, 1, 1]  # texture hardly differs
+    low[9] = 1
+    findings = mine(pool_of(unit(low), mid, high), Policy(budget=Budget(count=1)))
+    assert findings.z["low"][9] > findings.z["high"][9] > 6
+    assert (findings.flagged.tolist(), findings.kinds) == ([9], ["outlier"])
+
+
+def test_faults_lend_no_threshold_to_what_a_rate_proves(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(300, odd=20, near=reference)
+    spoilt = {
+        level: displaced(X, np.arange(20, 29), 4, by)
+        for by, (level, X) in zip((5.0, 1.5, 0.8), pool.embeddings.items(), strict=True)
+    }
+    pool = replace(pool, embeddings=spoilt)
+    policy = Policy(Budget(count=3), fdr=0.1)
+    findings = mine(pool, policy, fit_reference(reference))
+    kinds = dict(zip(findings.flagged.tolist(), findings.kinds, strict=True))
+    assert {kinds[row] for row in range(20, 29)} == {"capture_fault"}
+    assert {row for row, kind in kinds.items() if kind == "outlier"} == set(range(20))
+    assert findings.notes[-1].endswith("of these are capture faults, or unproven without them")
+
+
+def test_a_group_larger_than_the_budget_is_a_group(levels, rng):
+    low, mid, high = (level.copy() for level in levels)
+    group = np.arange(60)
+    for level in (mid, high):
+        level[group] = unit(0.1 * rng.normal(size=(60, level.shape[1])) - level.mean(axis=0))
+    findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=20)))
+    assert set(findings.flagged[:20]) <= set(group)
+    assert findings.group[:20].tolist() == [0] * 20
+    assert not set(findings.nearest[:20].ravel()) & set(group)
+
+
+def test_without_neighbours_to_show_flags_are_grouped_too(levels, rng):
+    low, mid, high = levels
+    high = high.copy()
+    high[:9] = unit(rng.normal(size=24) + 0.02 * rng.normal(size=(9, 24)))
+    pool = pool_of(low, mid, high)
+    assert (mine(pool, Policy(Budget(count=12))).group == 0).sum() == 9
+    findings = mine(pool, Policy(Budget(count=12), nearest=0))
+    alike = np.isin(findings.flagged, np.arange(9))
+    assert set(findings.group[alike]) == {0}
+
+
+def test_against_a_reference_its_own_samples_are_what_is_normal(ordinary):
+    reference = ordinary(300)
+    pool = ordinary(100, odd=3, near=reference)
+    baseline, policy = fit_reference(reference), Policy(Budget(count=3))
+    junk = [
+        reference.sample_ids[row]
+        for row in mine(pool, policy, baseline, None, reference).nearest[0]
+    ]
+    assert set(junk) < set(reference.sample_ids)
+    vectors = reference.embeddings["high"]
+    rows = [reference.sample_ids.index(one) for one in junk]
+    no = np.zeros(3, dtype=bool)
+    reviews = Reviews(junk, vectors[rows], is_edge_case=no, is_junk=~no)
+    findings = mine(pool, policy, baseline, reviews, reference)
+    for row, near in zip(findings.flagged, findings.nearest, strict=True):
+        gaps = np.linalg.norm(vectors - pool.embeddings["high"][row], axis=1)
+        gaps[rows] = np.inf
+        assert near.tolist() == np.argsort(gaps)[:3].tolist()
+
+
+def test_what_was_judged_junk_is_not_normal(levels):
+    low, mid, high = levels
+    high = displaced(high, [7], 3)
+    pool, policy = pool_of(low, mid, high), Policy(Budget(count=1))
+    junk = mine(pool, policy).nearest[0]
+    names, no = [pool.sample_ids[row] for row in junk], np.zeros(3, dtype=bool)
+    reviews = Reviews(names, high[junk], is_edge_case=no, is_junk=~no)
+    assert not set(mine(pool, policy, reviews=reviews).nearest[0]) & set(junk)
+
+
+def test_a_camera_that_went_dark_is_darker_than_it_was(ordinary):
+    reference = ordinary(300)
+    pool = ordinary(200, odd=1, near=reference)
+    bright, dark = np.linspace(0.4, 0.6, 300), np.r_[0.15, np.linspace(0.1, 0.2, 199)]
+    reference, pool = (
+        replace(each, quality={"brightness": values})
+        for each, values in ((reference, bright), (pool, dark))
+    )
+    policy, baseline = Policy(Budget(count=1)), fit_reference(reference)
+    findings = mine(pool, policy, baseline, None, reference)
+    assert "darker than 100% of line-3" in findings.reasons[0]
+    elsewhere = replace(pool, sources=["new"] * 200)  # says itself what is usual
+    assert "darker" not in " ".join(mine(elsewhere, policy, baseline, None, reference).reasons[0])
 
 
 def test_quality_outside_the_usual_range_is_a_reason(levels):

@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 
 from detectors import registry
 from detectors.baseline import fit_pool, fit_reference
+from detectors.disagreement import DOUBTS
 from detectors.mining import Budget, Policy, mine
 from detectors.pool import Patches
 from schemas.errors import UsageError
@@ -19,7 +20,7 @@ def test_a_lone_oddity_comes_first(name, ordinary):
     assert np.argmax(registry.detector(name)(pool, fit_pool(pool))) == 0
 
 
-OF_VECTORS = [n for n in registry.DETECTORS if n not in ("uncertainty", "patch")]
+OF_VECTORS = [n for n in registry.DETECTORS if n not in (*DOUBTS, "patch")]
 
 
 @pytest.mark.parametrize("name", OF_VECTORS)
@@ -101,8 +102,12 @@ def test_the_doubt_of_a_users_model_is_a_detector(ordinary):
     pool = replace(ordinary(50), uncertainty=np.r_[np.linspace(0, 1, 49), np.nan])
     findings = mine(pool, Policy(Budget(count=2), detector="uncertainty"))
     assert findings.flagged[:2].tolist() == [48, 47]
-    with pytest.raises(UsageError, match="'uncertainty' needs"):
-        mine(ordinary(50), Policy(detector="uncertainty"))
+    said = "1 of 50 samples say nothing usable of a model's doubt, and count as sure"
+    assert findings.notes == [said]
+    for name in DOUBTS:
+        assert mine(pool, Policy(Budget(count=2), detector=name)).flagged[0] == 48
+        with pytest.raises(UsageError, match="doubt of a model needs a number 'uncertainty'"):
+            mine(ordinary(50), Policy(detector=name))
 
 
 def test_the_strangest_spot_is_a_detector(ordinary):

@@ -11,14 +11,36 @@ def near(axis, angle):
     return np.cos(angle) * AXES[axis] + np.sin(angle) * AXES[(axis + 1) % 3]
 
 
-def test_the_reach_lies_between_positive_and_negative_examples():
-    positive = np.array([near(0, 0), near(0, 0.1), near(0, 0.2)])
-    negative = np.array([near(0, 0.6)])
-    trigger = learn(positive, negative, np.zeros((0, 3)))
-    inside, outside = 2 * np.sin(0.05), 2 * np.sin(0.2)
-    assert trigger.reach == pytest.approx((inside + outside) / 2)
-    found = trigger.matches(np.array([near(0, -0.1), near(0, 0.3), near(0, 0.55), AXES[2]]))
-    assert found.tolist() == [True, True, False, False]
+def test_the_reach_is_that_of_the_positives_and_negatives_narrow_it():
+    positive = np.array([near(0, 0), near(0, 0.1), near(0, 0.3)])
+    pool = np.array([near(0, -0.2), near(0, 0.5), near(0, 0.55), AXES[2]])
+    far, close = np.array([near(0, 0.6)]), np.array([near(0, 0.3) + 0.12 * AXES[2]])
+    none = np.zeros((0, 3))
+    assert learn(positive, none, pool).reach == pytest.approx(2 * np.sin(0.1))
+    assert learn(positive, far, pool).reach == pytest.approx(2 * np.sin(0.1))
+    assert learn(positive, close, pool).reach == pytest.approx((2 * np.sin(0.05) + 0.12) / 2)
+
+
+@pytest.fixture
+def scattered(rng):
+    """2,000 directions: nothing is like anything."""
+    pool = rng.normal(size=(2000, 8))
+    return pool / np.linalg.norm(pool, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("examples", [1, 2, 5])
+def test_a_counter_example_never_widens_a_trigger(examples, scattered):
+    before = learn(scattered[:examples], np.zeros((0, 8)), scattered).matches(scattered)
+    for negative in (scattered[-1:], scattered[-9:], -scattered[:1], 9 * scattered[:1]):
+        after = learn(scattered[:examples], negative, scattered).matches(scattered)
+        assert not (after & ~before).any()
+
+
+def test_unlike_examples_do_not_mean_all_that_lies_between(scattered):
+    pair = np.stack([scattered[0], -scattered[0]])
+    found = learn(pair, np.zeros((0, 8)), scattered).matches(scattered)
+    assert found.sum() == 1 + 4  # an example, and a thousandth for each of the two
+    assert learn(scattered[:200], np.zeros((0, 8)), scattered).matches(scattered).sum() > 400
 
 
 def test_a_sample_nearer_to_a_negative_example_never_matches():
@@ -26,9 +48,8 @@ def test_a_sample_nearer_to_a_negative_example_never_matches():
     assert not trigger.matches(np.array([near(0, 0.19)])).any()
 
 
-def test_without_negatives_the_positives_tell_the_reach():
-    trigger = learn(np.array([near(0, 0), near(0, 0.1), near(0, 0.4)]), np.zeros((0, 3)), AXES)
-    assert trigger.reach == pytest.approx(2 * np.sin(0.15))
+def test_no_sample_but_the_examples_leaves_their_copies():
+    assert learn(AXES[:2], np.zeros((0, 3)), AXES[:2]).reach == 0.0
 
 
 def test_one_example_reaches_the_nearest_thousandth(rng):
@@ -50,12 +71,15 @@ def test_a_trigger_without_examples_is_refused():
 def test_judged_matches_of_words_set_the_reach_and_are_no_examples(rng):
     words, none = AXES[:1], np.zeros((0, 3))
     yes, no = np.array([near(0, 0.5), near(0, 0.7)]), np.array([near(0, 0.9)])
-    assert learn_from_words(words, yes, none, AXES).reach == pytest.approx(2 * np.sin(0.35))
-    both = learn_from_words(words, yes, no, AXES)
-    assert both.reach == pytest.approx(np.sin(0.35) + np.sin(0.45))
-    assert both.matches(np.array([near(0, 0.75), near(0, 0.9)])).tolist() == [True, False]
-    nearer = learn_from_words(words, np.array([near(0, 0.9)]), yes, AXES)
-    assert nearer.matches(np.array([near(0, 0.45), near(0, 0.5)])).tolist() == [True, False]
     pool = rng.normal(size=(5000, 3))
     pool /= np.linalg.norm(pool, axis=1, keepdims=True)
+    alone = learn_from_words(words, none, none, pool)
+    assert alone.matches(pool).sum() == 5
+    confirmed = learn_from_words(words, yes, none, pool)
+    assert confirmed.reach == pytest.approx(2 * np.sin(0.35))
+    assert learn_from_words(words, yes, no, pool).reach == confirmed.reach
+    nearer = learn_from_words(words, np.array([near(0, 0.9)]), yes, pool)
+    assert nearer.matches(np.array([near(0, 0.45), near(0, 0.5)])).tolist() == [True, False]
     assert learn_from_words(words, none, no, pool).matches(pool).sum() == 5
+    nearest = words + 1e-4 * AXES[1]  # confirming one match takes none of the others away
+    assert learn_from_words(words, nearest, none, pool).reach == alone.reach

@@ -78,6 +78,67 @@ def test_neighbours_are_normal_ones_and_confirmed_ones(
     assert [near.sample_id for near in told.nearest] == normal[1:4]
 
 
+def test_an_unflagged_sample_has_the_reasons_of_a_flag(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(240):  # two kinds of texture, one of each kind with the other's light, one alone
+        pixels = rng.integers(90, 200, (16, 16, 3)) // (1 + i % 2) // (1 + (i in (3, 239)))
+        pixels[: 16 * (i == 239)] = (0, 255, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.png")
+    workspace = Workspace.create(tmp_path / "w", overrides={"mining": {"budget": 200}})
+    workspace.run([f"{tmp_path}/*.png"])
+    flags = workspace.flags()
+    workspace.verdict([flag.sample_id for flag in flags], "normal")
+    Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
+
+    told = {flag.sample_id: workspace.explain(flag.sample_id) for flag in flags}
+
+    assert {each.rank for each in told.values()} == {None}
+    for flag in flags:
+        place, *why = told[flag.sample_id].reasons
+        assert place.startswith("score ")
+        assert why == [one for one in flag.reasons if not one.startswith("score ")]
+    said = " ".join(reason for flag in flags for reason in flag.reasons)
+    for reason in (
+        "3 nearest images ",
+        "may be a capture fault",
+        "out for its kind",
+        "darker than",
+    ):
+        assert reason in said
+
+
+def test_a_confirmed_edge_case_that_is_near_is_a_reason(
+    workspace: Workspace, unflagged: list[str]
+) -> None:
+    gaps = distances(workspace, unflagged[0])
+    near = min(unflagged[1:], key=lambda each: gaps[each])
+    workspace.verdict([near], "edge_case")
+    why = workspace.explain(unflagged[0]).reasons
+    assert f"from confirmed edge case {near[:12]}, nearer than any normal image" in " ".join(why)
+
+    subject = workspace.flags(kind="outlier")[0].sample_id
+    gaps = distances(workspace, subject)
+    near = min(set(gaps) - {subject}, key=lambda each: gaps[each])
+    workspace.verdict([near], "edge_case")
+    Workspace(workspace.root, {"mining": {"budget": 9}}).mine()
+    flag = next(flag for flag in workspace.flags() if flag.sample_id == subject)
+    assert flag.confirmed is not None
+    assert (flag.confirmed.sample_id, flag.confirmed.distance) == (near, pytest.approx(gaps[near]))
+    assert any(f"confirmed edge case {near[:12]}" in why for why in flag.reasons)
+    report = workspace.report()
+    assert report is not None
+    assert "nearer, a confirmed edge case" in report.read_text("utf-8")
+    workspace.forget([near])
+    assert next(f for f in workspace.flags() if f.sample_id == subject).confirmed is None
+
+
+def test_what_was_judged_junk_is_not_shown_as_normal(workspace: Workspace) -> None:
+    subject = workspace.flags()[0].sample_id
+    junk = workspace.explain(subject).nearest[0].sample_id
+    workspace.verdict([junk], "junk")
+    assert junk not in {near.sample_id for near in workspace.explain(subject).nearest}
+
+
 def test_unusual_quality_of_an_unflagged_sample_is_said(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(240):  # all of one kind, the first a shade darker than any, the last another

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
+import pytest
 
 from longtail import Workspace
+from schemas.errors import UsageError
 
 
 def test_another_detector_ranks_otherwise(workspace: Workspace) -> None:
@@ -104,7 +106,12 @@ def test_the_doubt_of_ones_own_model_ranks(
     by_doubt.run([str(tmp_path / "model.jsonl")])
     uris = [flag.uri for flag in by_doubt.flags(kind="outlier")]
     assert uris == [str(path) for path in paths[:5]]
+    by_margin = Workspace(empty.root, {"mining": {"detector": "margin", "budget": 5}})
+    by_margin.mine()
+    assert [flag.uri for flag in by_margin.flags(kind="outlier")] == uris
+    with pytest.raises(UsageError, match="no sample has a usable one"):
+        Workspace(empty.root, {"mining": {"detector": "loss"}}).mine()
     told = longtail("mine", "-w", workspace.root, "--set", "mining.detector=uncertainty")
     assert told.code == 2
-    assert "needs a number 'uncertainty' or the class shares 'prediction'" in told.err
+    assert "needs a number 'uncertainty' (detector 'uncertainty') or the class" in told.err
     assert told.err.count("\n") == 1

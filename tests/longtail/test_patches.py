@@ -62,6 +62,17 @@ def test_a_spot_is_found_and_said_where(scored: Workspace, flag: Flag, spotted: 
     assert abs(down - SPOT[1]) < 0.1
 
 
+def test_the_spot_of_an_unflagged_sample_is_said_too(patched: Workspace, flag: Flag) -> None:
+    patched.verdict([flag.sample_id], "normal")
+    patched.mine()
+    told = patched.explain(flag.sample_id)
+    assert told.rank is None
+    assert [why for why in told.reasons if why.startswith("spot at")] == [
+        why for why in flag.reasons if why.startswith("spot at")
+    ]
+    assert "from every ordinary patch" in " ".join(told.reasons)
+
+
 def test_every_sample_has_a_score(scored: Workspace) -> None:
     rows = scored.catalog.patches.read()
     assert set(rows["sample_id"].to_pylist()) == set(

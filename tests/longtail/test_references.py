@@ -63,6 +63,17 @@ def test_a_source_is_the_reference_and_only_the_rest_is_flagged(root: Path) -> N
     assert workspace.explain(next(iter(of_source(workspace, "line-3")))).kind is None
 
 
+def test_what_is_shown_as_normal_is_of_the_reference(root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    workspace.mine()
+    flag = workspace.flags(kind="outlier")[0]
+    shown = [near.sample_id for near in flag.nearest]
+    assert set(shown) < of_source(workspace, "line-3")
+    assert [near.sample_id for near in workspace.explain(flag.sample_id).nearest] == shown
+    workspace.verdict(shown[:1], "junk")
+    assert shown[0] not in {near.sample_id for near in workspace.explain(flag.sample_id).nearest}
+
+
 def test_distances_are_to_the_reference_alone_each_of_its_samples_left_out(root: Path) -> None:
     workspace = opened(root, reference="source:line-3", detector="knn", neighbours=3)
     run = workspace.mine()
@@ -119,6 +130,18 @@ def test_stranger_images_than_in_the_run_before_are_said(root: Path, tmp_path: P
     report = workspace.report()
     assert report is not None
     assert "stranger than in the run before" in report.read_text("utf-8")
+
+
+def test_another_fit_by_the_same_words_is_not_compared(root: Path, photographs: Path) -> None:
+    workspace = opened(root, reference="before:2100-01-01")
+    workspace.verdict(sorted(of_source(workspace, "line-4"))[:10], "junk")
+    workspace.mine()
+    assert "in the run before" not in workspace.notes()[0]
+    workspace.verdict(sorted(of_source(workspace, "line-4"))[:20], "junk")
+    workspace.mine()
+    assert "in the run before" not in workspace.notes()[0]
+    opened(root, reference="before:2100-01-01", detector="knn").mine()
+    assert "in the run before" not in workspace.notes()[0]
 
 
 def test_datasets_dates_and_verdicts_are_references(root: Path) -> None:
@@ -290,16 +313,23 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     assert left == flagged - {judged}  # what is not proven takes no place
 
 
-def test_a_source_that_shifted_is_news_once(root: Path, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("detector", ["combined", "module:seeing:contrast"])
+def test_a_source_that_shifted_is_news_once(
+    root: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: str
+) -> None:
+    own = "def contrast(pool, baseline):\n    return pool.quality['contrast']\n"
+    (tmp_path / "seeing.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
     rng = np.random.default_rng(0)
     for i, path in enumerate(sorted(photographs.iterdir())[:40]):  # a camera with a noisy sensor
         pixels = np.asarray(Image.open(path).convert("L")) + rng.normal(0, 40, (300, 300))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
-    workspace = opened(root, reference="source:line-3")
+    workspace = opened(root, reference="source:line-3", detector=detector)
     first = workspace.run([f"{tmp_path}/*.png"], source="line-5")
     (news,) = [note for note in workspace.notes() if "line-5" in note]
     assert news.startswith("source 'line-5' has shifted: half of its 40 samples lie")
-    again = opened(root, reference="source:line-3", budget=6)
+    assert ", ingested since 20" in news
+    again = opened(root, reference="source:line-3", detector=detector, budget=6)
     again.mine()
     (known,) = [note for note in again.notes() if "line-5" in note]
     assert known.startswith("source 'line-5' still lies")

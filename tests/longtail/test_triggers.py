@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from longtail import Workspace
+from index.search import Snapshot
+from longtail import Workspace, triggers
 from schemas.errors import EncoderError
 
 
@@ -49,17 +52,18 @@ def test_a_run_tells_its_new_matches_once(
 
 
 def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
-    flagged = [flag.sample_id for flag in workspace.flags(kind="outlier")]
-    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
+    flagged = workspace.flags(top=1)[0].sample_id
+    alike = workspace.query(sample_id=flagged, k=4)["sample_id"].to_pylist()[1:]
+    workspace.add_trigger("strange", alike)
     first = Workspace(workspace.root, {"mining": {"budget": 9}})
     first.mine()
     run_id, told = first.flags()[0].run_id, first.notes()
     assert any("of them flagged" in line and " 0 of them" not in line for line in told)
-    Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
+    Workspace(workspace.root, {"mining": {"budget": 8}}).mine()
     assert workspace.notes(run_id) == told
     workspace.remove_trigger("strange")
-    workspace.add_trigger("strange", flagged[:1] + flagged[-1:])
-    again = Workspace(workspace.root, {"mining": {"budget": 1}}).mine()  # nothing new but matches
+    workspace.add_trigger("strange", alike)
+    again = Workspace(workspace.root, {"mining": {"budget": 8}}).mine()  # nothing new but matches
     assert any(" 0 of them" not in line for line in workspace.notes(again.run_id))
 
 
@@ -118,6 +122,41 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
     workspace.add_trigger("same", positive, unlike=negative)
     matching = {match.sample_id for match in workspace.matches("same")}
     assert told == matching != set()  # whatever the verdict said
+
+
+def test_what_is_not_meant_makes_no_trigger_match_more(workspace: Workspace, example: str) -> None:
+    *_, farthest = workspace.query(sample_id=example, k=90)["sample_id"].to_pylist()
+    for name, examples in (("one", [example]), ("unlike", [example, farthest])):
+        workspace.add_trigger(name, examples)
+        before = {match.sample_id for match in workspace.matches(name)}
+        assert 0 < len(before) <= len(examples)
+        foreign = next(flag.sample_id for flag in workspace.flags()[::-1])
+        workspace.teach_trigger(name, unlike=[foreign])
+        assert {match.sample_id for match in workspace.matches(name)} <= before
+
+
+def test_what_a_person_does_during_a_run_stays(
+    workspace: Workspace, example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = workspace.query(sample_id=example, k=9)["sample_id"].to_pylist()
+    workspace.add_trigger("taught", near[:2])
+    workspace.add_trigger("removed", near[:2])
+    read = Snapshot.read
+
+    def reading(snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A run has read the triggers when it reads the vectors."""
+        monkeypatch.setattr(Snapshot, "read", read)
+        workspace.teach_trigger("taught", near[2:4], unlike=near[8:])
+        workspace.remove_trigger("removed")
+        return read(snapshot, rows)
+
+    monkeypatch.setattr(Snapshot, "read", reading)
+    snapshot = workspace.jobs.index_store.open()
+    assert snapshot is not None
+    triggers.record_new(workspace.catalog, "run-1", snapshot, workspace.jobs.encoder.id, {})
+    (query,) = workspace.triggers()
+    assert (query.name, query.positive, query.negative) == ("taught", tuple(near[:4]), (near[8],))
+    assert set(query.matched) == {match.sample_id for match in workspace.matches("taught")} != set()
 
 
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
