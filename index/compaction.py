@@ -11,11 +11,13 @@ from uuid import uuid4
 import faiss
 import numpy as np
 
+from index import gpu
 from index.durable import mark, sync
 from index.factory import (
     Policy,
     TrainedIndex,
     cells_of,
+    copy_codes,
     empty,
     least_training,
     train,
@@ -52,26 +54,20 @@ LOST = 0.03
 
 
 def compacted(
-    root: Path,
-    manifest: Manifest,
-    policy: Policy,
-    *,
-    forgotten: bool = False,
-    merging: bool = True,
+    root: Path, manifest: Manifest, policy: Policy, *, forgotten: bool = False
 ) -> Manifest:
     """What `manifest` becomes by merging, its files written but unpublished; itself if all is well.
 
     forgotten: whether to rewrite every segment that holds a forgotten sample, and the quantizer
-    that was trained with one: the centroid of a cell of one vector is that vector. merging: whether
-    to merge what gains by it, or only where segments are many.
+    that was trained with one: the centroid of a cell of one vector is that vector.
     """
     anew = not _suits(manifest, policy) or (forgotten and _knows_forgotten(manifest))
-    after = _merged(root, manifest, policy, anew, forgotten, merging)
+    after = _merged(root, manifest, policy, anew, forgotten)
     if after.trained is None or (after == manifest and not _outdated(manifest, policy)):
         return after
     after = _measured(root, after, policy, None if anew else manifest.choice)
     if not anew and _worn(manifest.choice, after.choice):
-        after = _merged(root, manifest, policy, True, forgotten, merging)
+        after = _merged(root, manifest, policy, True, forgotten)
         after = _measured(root, after, policy, None)
     return after
 
@@ -85,20 +81,24 @@ def due(manifest: Manifest, policy: Policy) -> bool:
         not _suits(manifest, policy)
         or _outdated(manifest, policy)
         or any(map(_mostly_forgotten, manifest.segments))
-        or (_many(manifest, policy) and bool(_worth_merging(manifest.segments, policy)))
+        or _many(manifest, policy)
     )
 
 
 def rebased(root: Path, before: Manifest, after: Manifest, current: Manifest) -> Manifest:
     """`after`, made from `before`, with what was committed and forgotten up to `current`.
 
-    Where another compaction has rewritten one of the segments first, that is `current` itself.
+    Where another compaction was first, that is `current` itself; so too where one trained anew
+    while vectors went into the old cells.
     """
     if after == before:
         return current
     merged = {s.name: s for s in before.segments if s not in after.segments}
     now = {s.name: s for s in current.segments if s.name in merged}
+    kept = tuple(s for s in current.segments if s.name not in merged)
     if len(now) < len(merged) or current.trained != before.trained:
+        return current
+    if after.trained != before.trained and any(s.kind != "Flat" for s in kept):
         return current
     forgotten = [
         map_ids(root, s)[sorted(set(now[name].deleted) - set(s.deleted))]
@@ -107,7 +107,6 @@ def rebased(root: Path, before: Manifest, after: Manifest, current: Manifest) ->
     new = tuple(s for s in after.segments if s not in before.segments)
     if forgotten:
         new = without(root, replace(after, segments=new), np.concatenate(forgotten)).segments
-    kept = tuple(s for s in current.segments if s.name not in merged)
     return replace(
         current,
         segments=kept + new,
@@ -118,15 +117,10 @@ def rebased(root: Path, before: Manifest, after: Manifest, current: Manifest) ->
 
 
 def _merged(
-    root: Path, manifest: Manifest, policy: Policy, anew: bool, forgotten: bool, merging: bool
+    root: Path, manifest: Manifest, policy: Policy, anew: bool, forgotten: bool
 ) -> Manifest:
     """`manifest` with fewer or cleaner segments, which nobody has measured yet."""
-    if anew:
-        old = list(manifest.segments)
-    elif merging or _many(manifest, policy):
-        old = _worth_merging(manifest.segments, policy)
-    else:
-        old = []
+    old = list(manifest.segments) if anew else _worth_merging(manifest.segments, policy)
     old += [s for s in manifest.segments if s not in old and _mostly_forgotten(s)]
     old += [s for s in manifest.segments if s not in old and forgotten and s.deleted]
     if not old:
@@ -140,7 +134,7 @@ def _merged(
         trained = load_trained(root, manifest.trained) if manifest.trained else None
     parts = [part for part in before.parts if part.segment in old]
     kept = tuple(segment for segment in manifest.segments if segment not in old)
-    new = _merge(root, parts, trained, policy)
+    new = _merge(root, parts, trained, policy, anew)
     return replace(manifest, segments=kept + tuple(new), choice=Choice())
 
 
@@ -199,7 +193,8 @@ def _suits(manifest: Manifest, policy: Policy) -> bool:
 
 
 def _many(manifest: Manifest, policy: Policy) -> bool:
-    return sum(not _full(segment, policy) for segment in manifest.segments) > MANY
+    small = [segment for segment in manifest.segments if not _full(segment, policy)]
+    return len(small) > MANY and bool(_worth_merging(small, policy))
 
 
 def _full(segment: Segment, policy: Policy) -> bool:
@@ -237,11 +232,16 @@ def _train(snapshot: Snapshot, factory: str, policy: Policy) -> TrainedIndex | N
 
 
 def _merge(
-    folder: Path, parts: Sequence[OpenSegment], trained: TrainedIndex | None, policy: Policy
+    folder: Path,
+    parts: Sequence[OpenSegment],
+    trained: TrainedIndex | None,
+    policy: Policy,
+    anew: bool,
 ) -> list[Segment]:
     """Write the live rows of `parts` into as few new segments as the policy allows.
 
-    A part is ordered by sample id, so that each new segment reads one stretch of every part.
+    A part is ordered by sample id, so that each new segment reads one stretch of every part. What
+    is in cells keeps its codes, unless they are to be made anew.
     """
     rows = [part.live_rows() for part in parts]
     digests = [part.ids[live] for part, live in zip(parts, rows, strict=True)]
@@ -253,13 +253,24 @@ def _merge(
     written = []
     for piece in np.array_split(everything, pieces):
         vectors = np.empty((len(piece), dimension), dtype=np.float32)
+        large = trained is not None and len(piece) >= policy.least_in_cells(trained.cells)
+        cells = faiss.clone_index(trained.index) if trained and large else None
+        uncoded = np.ones(len(piece), dtype=bool)
         for part, live, ids in zip(parts, rows, digests, strict=True):
             inside = slice(
                 np.searchsorted(ids, piece[0]), np.searchsorted(ids, piece[-1], side="right")
             )
-            vectors[np.searchsorted(piece, ids[inside])] = part.read(live[inside])
-        into = trained if trained and len(piece) >= policy.least_in_cells(trained.cells) else None
-        written.append(write_sorted(folder, piece, vectors, into))
+            places = np.searchsorted(piece, ids[inside])
+            vectors[places] = part.read(live[inside])
+            if cells is not None and part.cells is not None and not anew:
+                place_of = np.full(part.segment.vectors, -1)
+                place_of[live[inside]] = places
+                copy_codes(part.cells, cells, place_of)
+                uncoded[places] = False
+        if cells is not None and uncoded.any():
+            cells = gpu.extended(cells, vectors[uncoded], np.flatnonzero(uncoded))
+        kind = trained.factory if trained and large else "Flat"
+        written.append(write_sorted(folder, piece, vectors, kind, cells))
     return written
 
 

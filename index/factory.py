@@ -174,5 +174,24 @@ def train(factory: str, sample: NDArray[np.float32]) -> TrainedIndex:
     return TrainedIndex(factory, index)
 
 
+def copy_codes(source: Any, target: Any, number_of: NDArray[np.int64]) -> None:
+    """Put codes of an IVF index into another of the same training, so that none is made again.
+
+    number_of: the new number of each old one, (n,), -1 for what is to be left out.
+    """
+    lists, width = source.invlists, source.code_size
+    for cell in range(source.nlist):
+        size = lists.list_size(cell)
+        if not size:
+            continue
+        numbers = number_of[faiss.rev_swig_ptr(lists.get_ids(cell), size)]
+        codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * width).reshape(size, width)
+        codes, numbers = codes[numbers >= 0], numbers[numbers >= 0]
+        if len(numbers):
+            pointers = faiss.swig_ptr(numbers), faiss.swig_ptr(codes)
+            target.invlists.add_entries(cell, len(numbers), *pointers)
+    target.ntotal += int((number_of >= 0).sum())
+
+
 def _half_of_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -63,17 +63,20 @@ def search(
     return np.asarray(rows)
 
 
-def extended(index: Any, vectors: NDArray[np.float32]) -> Any:
-    """`index` with `vectors` (n, d) added, by the GPUs where they can."""
+def extended(index: Any, vectors: NDArray[np.float32], numbers: NDArray[np.int64]) -> Any:
+    """An IVF `index` with `vectors` (n, d) added, by the GPUs where they can.
+
+    numbers: what searches give for each, (n,).
+    """
     copy = on_gpus(index)
     if copy is not None:
         with _turn:
             try:
-                copy.add(vectors)
+                copy.add_with_ids(vectors, numbers)
                 return faiss.index_gpu_to_cpu(copy)
             except RuntimeError:  # no room for them; `index` has none of them yet
                 del copy
-    index.add(vectors)
+    index.add_with_ids(vectors, numbers)
     return index
 
 

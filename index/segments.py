@@ -91,25 +91,33 @@ def write_segment(
     digests = digests[order]
     if (digests[1:] == digests[:-1]).any():
         raise ValueError("a segment holds each sample once, got a sample_id twice")
-    return write_sorted(folder, digests, np.asarray(vectors[order], dtype=np.float32), trained)
+    vectors = np.asarray(vectors[order], dtype=np.float32)
+    if trained is None:
+        return write_sorted(folder, digests, vectors)
+    places = np.arange(len(vectors))
+    cells = gpu.extended(faiss.clone_index(trained.index), vectors, places)
+    return write_sorted(folder, digests, vectors, trained.factory, cells)
 
 
 def write_sorted(
     folder: Path,
     digests: NDArray[np.bytes_],
     vectors: NDArray[np.float32],
-    trained: TrainedIndex | None = None,
+    kind: str = "Flat",
+    cells: Any = None,
 ) -> Segment:
-    """As `write_segment`, of checked vectors in the order of their distinct digests."""
+    """As `write_segment`, of checked vectors in the order of their distinct digests.
+
+    cells: an IVF index of the factory `kind` whose numbers are those of the rows.
+    """
     name = f"segment-{uuid4().hex}"
     paths = [folder / f"{name}.ids.npy", folder / f"{name}.vectors.faiss"]
     np.save(paths[0], digests, allow_pickle=False)
     flat = faiss.IndexFlatL2(vectors.shape[1])
     flat.add(vectors)
     faiss.write_index(flat, os.fspath(paths[1]))
-    if trained is not None:
+    if cells is not None:
         paths.append(folder / f"{name}.cells.faiss")
-        cells = gpu.extended(faiss.clone_index(trained.index), vectors)
         faiss.write_index(cells, os.fspath(paths[2]))
     for path in paths:
         sync(path)
@@ -117,7 +125,7 @@ def write_sorted(
         name=name,
         vectors=len(vectors),
         dimension=vectors.shape[1],
-        kind=trained.factory if trained else "Flat",
+        kind=kind,
         files={path.name: mark(path) for path in paths},
     )
 
@@ -148,10 +156,10 @@ class OpenSegment:
                 )
         self.ids = map_ids(folder, segment)
         self._flat = _map_index(folder / f"{segment.name}.vectors.faiss", segment, faiss.IndexFlat)
-        self._cells: Any = None
+        self.cells: Any = None
         if segment.kind != "Flat":
             path = folder / f"{segment.name}.cells.faiss"
-            self._cells = _map_index(path, segment, faiss.IndexIVF)
+            self.cells = _map_index(path, segment, faiss.IndexIVF)
         self._on_gpus: dict[bool, Any] = {}
         self._live: NDArray[np.bool_] | None = None
         if segment.deleted:
@@ -173,7 +181,7 @@ class OpenSegment:
 
         effort: how hard to look, None to look at every vector. only: rows to choose from.
         """
-        if self._cells is None:
+        if self.cells is None:
             effort = None
         rows = None
         if only is not None:
@@ -232,7 +240,7 @@ class OpenSegment:
             _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
         else:
             parameters = faiss.SearchParametersIVF(nprobe=effort.probes, **selector)
-            _, rows = self._cells.search(queries, k, params=parameters)
+            _, rows = self.cells.search(queries, k, params=parameters)
         return np.asarray(rows)
 
     def _search_on_gpus(
@@ -251,7 +259,7 @@ class OpenSegment:
             return None
         quantized = effort is not None
         if quantized not in self._on_gpus:
-            self._on_gpus[quantized] = gpu.on_gpus(self._cells if quantized else self._flat)
+            self._on_gpus[quantized] = gpu.on_gpus(self.cells if quantized else self._flat)
         copy = self._on_gpus[quantized]
         if copy is None:
             return None
@@ -277,7 +285,7 @@ class OpenSegment:
         if effort is None or chosen <= RARE_ROWS:
             return None
         probes = effort.probes * self.segment.live // chosen
-        return replace(effort, probes=probes) if 2 * probes < self._cells.nlist else None
+        return replace(effort, probes=probes) if 2 * probes < self.cells.nlist else None
 
     def _squared_distances(
         self, queries: NDArray[np.float32], rows: NDArray[np.int64]

@@ -140,17 +140,16 @@ class IndexStore:
             gone = current.live - changed.live
             return self._publish(current, replace(changed, forgotten=current.forgotten + gone))
 
-    def compact(self, *, forgotten: bool = False, merging: bool = True) -> Snapshot | None:
+    def compact(self, *, forgotten: bool = False) -> Snapshot | None:
         """Merge small segments, drop forgotten rows, and train and measure the index that suits.
 
         Readers and writers go on meanwhile. forgotten: leave nothing of a forgotten sample in a
         new file, as a privacy request wants: rewrite every segment that holds one, and train anew.
-        merging: False merges only where segments are many.
         """
         before = read_current(self.root)
         if before is None:
             return None
-        after = compacted(self.root, before, self.policy, forgotten=forgotten, merging=merging)
+        after = compacted(self.root, before, self.policy, forgotten=forgotten)
         with self._committing():
             current = read_current(self.root)
             if current is None:

@@ -230,7 +230,7 @@ class CommitSnapshot(beam.DoFn):
         if self.work.extra:
             store.forget(self.work.extra)
         if store.is_due():
-            store.compact(forgotten=True, merging=False)
+            store.compact(forgotten=True)
         store.sweep()
         self.indexed.inc(sum(segment.vectors for segment in segments))
 

@@ -136,7 +136,7 @@ def test_a_recall_that_others_measured_stands_for_those_alone(tmp_path, ids, cro
     assert (grown.measured, grown.vectors) == (4000, 8000)
     assert recall(grown, strange[:300]).mean() < 0.9
     assert store.is_due()
-    after = store.compact(merging=False)
+    after = store.compact()
     assert not store.is_due()
     assert after.measured == after.vectors == 8000
     assert after.choice.recall >= 0.93
@@ -149,7 +149,7 @@ def test_a_quantizer_that_what_came_since_wears_out_is_trained_anew(tmp_path, id
     store = filled(tmp_path, Policy(factory="IVF128,SQ8", flat_rows=1000), ids(4000), rows[:4000])
     first = store.compact()
     store.commit([store.write_segment(ids(8000, start=4000), rows[4000:])])
-    second = store.compact(merging=False)
+    second = store.compact()
     assert second.trained != first.trained
     assert second.choice.recall >= 0.93
     assert second.choice.effort.cost <= first.choice.effort.cost
@@ -253,7 +253,7 @@ def test_what_was_mostly_forgotten_is_due(tmp_path, ids, vectors):
     assert not store.is_due()
     store.forget(ids(30))
     assert store.is_due()
-    assert [segment.vectors for segment in store.compact(merging=False).segments] == [70]
+    assert [segment.vectors for segment in store.compact().segments] == [70]
     assert not store.is_due()
 
 
@@ -419,11 +419,39 @@ def test_workers_of_a_first_build_put_their_vectors_into_cells(tmp_path, ids, cr
     ]
     store.commit(parts, trained=trained)
     assert store.is_due()
-    snapshot = store.compact(merging=False)
-    assert [segment.kind for segment in snapshot.segments] == ["IVF128,SQ8"] * 2
-    assert {segment.name for segment in snapshot.segments} == {part.name for part in parts}
+    snapshot = store.compact()
+    assert [segment.kind for segment in snapshot.segments] == ["IVF128,SQ8"]
+    assert snapshot.trained == trained
     assert snapshot.choice.recall >= 0.93
     assert not store.is_due()
+
+
+def test_merged_cells_answer_as_cells_made_anew(tmp_path, ids, crowd):
+    """Of segments in cells, with forgotten rows, and a small one that is in none."""
+    store = IndexStore(tmp_path / "merged", IN_CELLS)
+    trained = store.train(crowd, 4000)
+    parts = [
+        store.write_segment(ids(end - start, start=start), crowd[start:end], trained)
+        for start, end in ((0, 1500), (1500, 3300), (3300, 4000))
+    ]
+    assert [part.kind for part in parts] == ["IVF128,SQ8", "IVF128,SQ8", "Flat"]
+    store.commit(parts, trained=trained)
+    store.forget(ids(10, start=1495))
+    merged = store.compact()
+    (segment,) = merged.segments
+    assert (segment.vectors, segment.kind) == (3990, "IVF128,SQ8")
+    kept = np.r_[0:1495, 1505:4000]
+    other = IndexStore(tmp_path / "anew", IN_CELLS)
+    whole = other.train(crowd, 4000)
+    names = [ids(4000)[row] for row in kept]
+    anew = other.commit([other.write_segment(names, crowd[kept], whole)], trained=whole)
+    for effort in (Effort(1), Effort(8, 4)):
+        for told, right in zip(
+            merged.search_with(effort, crowd[:300], 10),
+            anew.search_with(effort, crowd[:300], 10),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(told, right)
 
 
 @pytest.mark.parametrize("clusters", [1, 5])

@@ -21,9 +21,9 @@ class OnDevice:
     def __init__(self, device, index):
         self.device, self.index = device, faiss.clone_index(index)
 
-    def add(self, vectors):
+    def add_with_ids(self, vectors, numbers):
         self.device.work("add")
-        self.index.add(vectors)
+        self.index.add_with_ids(vectors, numbers)
 
     def search(self, queries, k):
         self.device.work("search")
