@@ -41,9 +41,9 @@ class Policy:
     memory_bytes: what the searched codes may take; None for half of the machine's memory.
     factory: a FAISS factory string, `Flat` or `IVF...`, to use instead of choosing, as soon as
     there are vectors enough to train it: one for each cell.
-    flat_rows: fewer vectors are scanned whole: up to about so many, making cells and finding the
-    neighbours of all through them takes longer, at 320 and at 768 dimensions alike (measured by
-    `benchmarks.index --flat`).
+    flat_rows: fewer vectors are scanned whole. From so many on one query takes less in cells, at
+    320 and at 768 dimensions alike, while making the index and finding the neighbours of all still
+    takes more (measured by `python -m benchmarks.index --flat`).
     segment_bytes: vectors of one merged segment; None for a quarter of the memory, 64 MiB to 2 GiB.
     """
 
