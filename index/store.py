@@ -17,8 +17,9 @@ from index.compaction import compacted, due, load_trained, rebased, save
 from index.factory import Policy, cells_of, empty, least_training, train
 from index.sample_ids import encode
 from index.search import Snapshot
-from index.segments import REMEDY, Segment, write_segment
+from index.segments import REMEDY, Effort, Segment, write_segment
 from index.snapshots import (
+    Choice,
     Manifest,
     Trained,
     extended,
@@ -97,7 +98,8 @@ class IndexStore:
     ) -> Snapshot:
         """Publish the newest snapshot plus `segments`; one that is there already counts once.
 
-        trained: what large ones of them share, where the snapshot has none. covered: names of all
+        trained: what large ones of them share, where the snapshot has none; all its cells are
+        looked into until a compaction has measured how many it takes. covered: names of all
         that the samples came from by now. anew: take the place of the newest snapshot, whatever
         state its files are in. A sample that was there before is found by its new vector only. A
         crash at any point leaves the old snapshot or the new one. Raises EncoderError for vectors
@@ -110,7 +112,9 @@ class IndexStore:
                 current = first(segments, number=last_number(self.root))
             changed = extended(self.root, current, segments)
             if trained is not None and changed.trained is None:
-                changed = replace(changed, trained=trained)
+                changed = replace(
+                    changed, trained=trained, choice=self._unmeasured(changed, trained)
+                )
             if covered is not None:
                 changed = replace(changed, covered=tuple(sorted(covered)))
             return self._publish(current, changed)
@@ -196,6 +200,10 @@ class IndexStore:
             for path in swept:
                 path.unlink(missing_ok=True)
             return sorted(path.name for path in swept)
+
+    def _unmeasured(self, manifest: Manifest, trained: Trained) -> Choice:
+        cells = cells_of(empty(trained.factory, manifest.dimension))
+        return Choice(trained.factory, Effort(cells, overfetch=4), recall=0.0)
 
     def _publish(self, current: Manifest, changed: Manifest) -> Snapshot:
         """Make `changed` the newest snapshot, unless it is what `current` was; under the lock."""

@@ -417,7 +417,9 @@ def test_workers_of_a_first_build_put_their_vectors_into_cells(tmp_path, ids, cr
         store.write_segment(ids(2000, start=start), crowd[start : start + 2000], trained)
         for start in (0, 2000)
     ]
-    store.commit(parts, trained=trained)
+    unmeasured = store.commit(parts, trained=trained)
+    assert (unmeasured.measured, unmeasured.choice.recall) == (0, 0.0)
+    assert recall(unmeasured, crowd[:300]).mean() >= 0.97
     assert store.is_due()
     snapshot = store.compact()
     assert [segment.kind for segment in snapshot.segments] == ["IVF128,SQ8"]
