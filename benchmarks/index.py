@@ -4,6 +4,7 @@
     python -m benchmarks.index              to 5,000,000 vectors, for benchmarks/results/index.json
     python -m benchmarks.index --size 1000000 --dimension 320 --scratch /tmp/indexes
     python -m benchmarks.index --plot       only draws what the results hold
+    python -m benchmarks.index --flat       only how far scanning all is fastest; on one thread
 
 Each piece of an entry is measured in a process of its own. `--piece` measures one of them, and
 needs the scratch folder that `--piece build` filled. Ratios are of times, ours over theirs, but
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +38,7 @@ from benchmarks import index_rivals as rivals
 from benchmarks.index_data import SOURCES, Vectors, clustered
 from benchmarks.index_measures import K, seconds
 from benchmarks.index_workspace import publish
+from index.factory import Policy
 from index.search import Snapshot
 from index.store import IndexStore
 from longtail import Workspace
@@ -53,6 +56,9 @@ BASE = 100_000
 CASES = [("clustered", 320, n) for n in (10_000, 100_000, 1_000_000, 5_000_000)]
 CASES += [("clustered", 768, n) for n in (10_000, 100_000, 1_000_000)]
 CASES += [("photographs", 320, 100_000)]
+
+FLAT_SIZES = (5_000, 10_000, 20_000, 30_000, 40_000)
+FLAT_POLICIES = {"flat": Policy(factory="Flat"), "cells": Policy(flat_rows=1)}
 
 LIMITS = {
     "brute_force": (100_000, "time grows with the square of the vectors: 100 times at 1,000,000"),
@@ -224,6 +230,32 @@ def quick(scratch: Path) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
+def flat_limit(scratch: Path, dimension: int) -> Iterator[dict[str, float]]:
+    """Scanning all beside cells, in growing sizes: for a run that mines, and for one query.
+
+    Such a run makes the index and finds the neighbours of all, which are timed with a few. Times
+    are the processor's, which other work on the machine changes little.
+    """
+    (queries,) = clustered(QUERIES, dimension, seed=1)
+    for size in FLAT_SIZES:
+        told: dict[str, float] = {"dimension": dimension, "vectors": size}
+        for kind, policy in FLAT_POLICIES.items():
+            store = IndexStore(scratch / f"{kind}-{dimension}-{size}", policy)
+            begun = time.process_time()
+            measures.building(store, clustered(size, dimension, seed=0))
+            built = time.process_time()
+            snapshot = opened(store)
+            rows = snapshot.live_rows()[: measures.BLOCK]
+            snapshot.neighbours(rows, K)
+            scored = time.process_time()
+            for row in range(QUERIES):
+                snapshot.search(queries[row : row + 1], K)
+            asked = time.process_time()
+            told[f"{kind}_run_s"] = built - begun + (scored - built) * size / len(rows)
+            told[f"{kind}_query_ms"] = (asked - scored) / QUERIES * 1e3
+        yield {name: round(value, 4) for name, value in told.items()}
+
+
 def opened(store: IndexStore) -> Snapshot:
     snapshot = store.open()
     assert snapshot is not None, f"{store.root} holds no index: measure the piece 'build' first"
@@ -237,12 +269,14 @@ def record(key: dict[str, Any], told: dict[str, Any]) -> None:
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in told.items()}
     place = tuple(key.values())
     entries[place] = entries.get(place, key) | rounded
+    write({**results, "entries": [entries[place] for place in sorted(entries)]})
+
+
+def write(results: dict[str, Any]) -> None:
+    """Keep the results, and what they were measured with."""
     machine = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    results = {
-        "machine": machine | {"faiss": faiss.__version__},
-        "null": {name: f"above {most:,}: {why}" for name, (most, why) in LIMITS.items()},
-        "entries": [entries[place] for place in sorted(entries)],
-    }
+    results["machine"] = machine | {"faiss": faiss.__version__}
+    results["null"] = {name: f"above {most:,}: {why}" for name, (most, why) in LIMITS.items()}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -264,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", choices=SOURCES, help="only these")
     parser.add_argument("--piece", choices=PIECES, help="only this piece, here")
     parser.add_argument("--plot", action="store_true", help="only the plot")
+    parser.add_argument("--flat", action="store_true", help="only how far to scan all")
     parser.add_argument("--scratch", type=Path, help="folder for the indexes")
     given = parser.parse_args(arguments)
     if given.scratch:
@@ -271,6 +306,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
         if given.quick:
             print(json.dumps(quick(Path(folder))))
+            return
+        if given.flat:
+            faiss.omp_set_num_threads(1)
+            curves = [row for d in (320, 768) for row in flat_limit(Path(folder), d)]
+            write(json.loads(RESULTS.read_text()) | {"flat_limit": curves})
             return
         for case in [] if given.plot else _wanted(given, given.scratch or Path(folder)):
             case.folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,6 @@ rounding of codes alone, and are re-ranked by the stored vectors as those are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -50,43 +48,57 @@ def on_gpus(index: Any) -> Any | None:
 
 def search(
     copy: Any, queries: NDArray[np.float32], k: int, probes: int | None = None
-) -> NDArray[np.int64]:
+) -> NDArray[np.int64] | None:
     """The k nearest rows (n, k) to `queries` (n, d), -1 padded; k and probes at most `MOST`.
 
-    probes: cells to look into, None for a Flat index.
+    probes: cells to look into, None for a Flat index. None where the GPUs' memory is full.
     """
     with _turn:
-        if probes is not None:
-            faiss.GpuParameterSpace().set_index_parameter(copy, "nprobe", probes)
-        _, rows = copy.search(queries, k)
+        try:
+            if probes is not None:
+                faiss.GpuParameterSpace().set_index_parameter(copy, "nprobe", probes)
+            _, rows = copy.search(queries, k)
+        except RuntimeError:
+            return None
     return np.asarray(rows)
 
 
-def extended(index: Any, vectors: NDArray[np.float32]) -> Any:
-    """`index` with `vectors` (n, d) added, by the GPUs where they can."""
+def extended(index: Any, vectors: NDArray[np.float32], numbers: NDArray[np.int64]) -> Any:
+    """An IVF `index` with `vectors` (n, d) added, by the GPUs where they can.
+
+    numbers: what searches give for each, (n,).
+    """
     copy = on_gpus(index)
-    if copy is None:
-        index.add(vectors)
-        return index
-    with _turn:
-        copy.add(vectors)
-        return faiss.index_gpu_to_cpu(copy)
+    if copy is not None:
+        with _turn:
+            try:
+                copy.add_with_ids(vectors, numbers)
+                return faiss.index_gpu_to_cpu(copy)
+            except RuntimeError:  # no room for them; `index` has none of them yet
+                del copy
+    index.add_with_ids(vectors, numbers)
+    return index
 
 
-@contextmanager
-def clustering(index: Any) -> Iterator[None]:
-    """While entered, the k-means of an IVF index runs on the GPUs where there are any."""
+def train(index: Any, sample: NDArray[np.float32]) -> None:
+    """Train an IVF index on `sample` (m, d), its k-means on the GPUs where they can.
+
+    Raises RuntimeError where FAISS cannot train it at all.
+    """
     copy = on_gpus(faiss.IndexFlatL2(index.d))
-    if copy is None:
-        yield
-        return
-    with _turn:
-        index.clustering_index = copy
-        try:
-            yield
-        finally:
-            index.clustering_index = None
-            copy.thisown = True  # else nothing frees it: the attribute has taken it from Python
+    if copy is not None:
+        with _turn:
+            index.clustering_index = copy
+            try:
+                index.train(sample)
+                return
+            except RuntimeError:  # no room, or a fault that the CPU will find too
+                pass
+            finally:
+                index.clustering_index = None
+                copy.thisown = True  # else nothing frees it: the attribute took it from Python
+                del copy
+    index.train(sample)
 
 
 @cache

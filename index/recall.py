@@ -57,7 +57,16 @@ def measured(snapshot: Snapshot, factory: str, cells: int, target: float) -> Cho
             break
     testing = ~tuning if len(rows) > 1 else tuning
     recall = round(float(shares(effort, testing).mean()), 4)
-    return Choice(factory, effort, recall, K, int(testing.sum()))
+    return Choice(
+        factory=factory,
+        effort=effort,
+        recall=recall,
+        k=K,
+        queries=int(testing.sum()),
+        target=target,
+        segments=tuple(segment.name for segment in snapshot.segments),
+        cost_when_new=effort.cost,
+    )
 
 
 def _questions(snapshot: Snapshot) -> NDArray[np.int64]:

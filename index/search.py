@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from index.sample_ids import SampleIds
 from index.segments import Effort, OpenSegment, Segment, check_unit
-from index.snapshots import Choice, Manifest
+from index.snapshots import Choice, Manifest, Trained
 from schemas.errors import EncoderError
 
 SEARCH_BATCH = 4096
@@ -36,6 +36,8 @@ class Snapshot:
         self.dimension: int = manifest.dimension
         self.segments: tuple[Segment, ...] = manifest.segments
         self.choice: Choice = manifest.choice
+        self.covered: tuple[str, ...] = manifest.covered
+        self.trained: Trained | None = manifest.trained
         self.parts = [OpenSegment(root, segment) for segment in manifest.segments]
         self.sample_ids = SampleIds(
             [part.ids for part in self.parts], [segment.deleted for segment in self.segments]
@@ -46,6 +48,12 @@ class Snapshot:
     def vectors(self) -> int:
         """How many samples can be found."""
         return sum(segment.live for segment in self.segments)
+
+    @property
+    def measured(self) -> int:
+        """For how many of `vectors` the recall of `choice` stands; those scanned whole are sure."""
+        there = self.choice.segments
+        return sum(s.live for s in self.segments if s.kind == "Flat" or s.name in there)
 
     def live_rows(self) -> NDArray[np.int64]:
         """The rows that hold a sample, ascending."""

@@ -32,6 +32,9 @@ REMEDY = "run 'longtail index rebuild'"
 RARE_ROWS = 20_000
 """A filter that leaves this many rows or fewer is answered exactly: looking at each is fast."""
 
+NEAREST = 100
+"""So many of a query's nearest tell whether a filter leaves as much near it as elsewhere."""
+
 UNIT_TOLERANCE = 1e-3
 """How far from 1 an embedding's norm may be; half-precision encoders stay well within."""
 
@@ -64,6 +67,11 @@ class Effort:
     probes: int = 1
     overfetch: int = 1
 
+    @property
+    def cost(self) -> int:
+        """Grows as searches do more."""
+        return self.probes * self.overfetch
+
 
 def write_segment(
     folder: Path,
@@ -84,25 +92,33 @@ def write_segment(
     digests = digests[order]
     if (digests[1:] == digests[:-1]).any():
         raise ValueError("a segment holds each sample once, got a sample_id twice")
-    return write_sorted(folder, digests, np.asarray(vectors[order], dtype=np.float32), trained)
+    vectors = np.asarray(vectors[order], dtype=np.float32)
+    if trained is None:
+        return write_sorted(folder, digests, vectors)
+    places = np.arange(len(vectors))
+    cells = gpu.extended(faiss.clone_index(trained.index), vectors, places)
+    return write_sorted(folder, digests, vectors, trained.factory, cells)
 
 
 def write_sorted(
     folder: Path,
     digests: NDArray[np.bytes_],
     vectors: NDArray[np.float32],
-    trained: TrainedIndex | None = None,
+    kind: str = "Flat",
+    cells: Any = None,
 ) -> Segment:
-    """As `write_segment`, of checked vectors in the order of their distinct digests."""
+    """As `write_segment`, of checked vectors in the order of their distinct digests.
+
+    cells: an IVF index of the factory `kind` whose numbers are those of the rows.
+    """
     name = f"segment-{uuid4().hex}"
     paths = [folder / f"{name}.ids.npy", folder / f"{name}.vectors.faiss"]
     np.save(paths[0], digests, allow_pickle=False)
     flat = faiss.IndexFlatL2(vectors.shape[1])
     flat.add(vectors)
     faiss.write_index(flat, os.fspath(paths[1]))
-    if trained is not None:
+    if cells is not None:
         paths.append(folder / f"{name}.cells.faiss")
-        cells = gpu.extended(faiss.clone_index(trained.index), vectors)
         faiss.write_index(cells, os.fspath(paths[2]))
     for path in paths:
         sync(path)
@@ -110,7 +126,7 @@ def write_sorted(
         name=name,
         vectors=len(vectors),
         dimension=vectors.shape[1],
-        kind=trained.factory if trained else "Flat",
+        kind=kind,
         files={path.name: mark(path) for path in paths},
     )
 
@@ -144,10 +160,10 @@ class OpenSegment:
         self._vectors = faiss.rev_swig_ptr(
             self._flat.get_xb(), segment.vectors * segment.dimension
         ).reshape(segment.vectors, segment.dimension)
-        self._cells: Any = None
+        self.cells: Any = None
         if segment.kind != "Flat":
             path = folder / f"{segment.name}.cells.faiss"
-            self._cells = _map_index(path, segment, faiss.IndexIVF)
+            self.cells = _map_index(path, segment, faiss.IndexIVF)
         self._on_gpus: dict[bool, Any] = {}
         self._live: NDArray[np.bool_] | None = None
         if segment.deleted:
@@ -165,29 +181,55 @@ class OpenSegment:
         effort: Effort | None,
         only: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The nearest live rows: (n, at most k), -1 padded, in no order; and squared distances.
+        """Candidates for the k nearest live rows (n, m), -1 padded, in no order; squared distances.
 
         effort: how hard to look, None to look at every vector. only: rows to choose from.
         """
-        allowed = self._live
-        if only is not None:
-            allowed = np.zeros(self.segment.vectors, dtype=bool)
-            allowed[only] = True
-            allowed &= True if self._live is None else self._live
-            effort = self._widened(effort, int(allowed.sum()))
-        if self._cells is None:
+        if self.cells is None:
             effort = None
-        k = min(k * (effort.overfetch if effort else 1), self.segment.vectors)
         rows = None
-        if allowed is None and len(queries) >= gpu.BATCH:
+        if only is not None:
+            rows = self._search_only(queries, k, effort, only)
+        elif len(queries) >= gpu.BATCH:
             rows = self._search_on_gpus(queries, k, effort)
         if rows is None:
-            rows = self._search_here(queries, k, effort, allowed)
+            rows = self._search_here(queries, k, effort, self._live)
         return rows, self._squared_distances(queries, rows)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors (m, d) of `rows` (m,) of this segment."""
         return np.asarray(self._vectors[rows], dtype=np.float32)
+
+    def _search_only(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        effort: Effort | None,
+        only: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Exactly, wherever cells that are near a query may lack what the filter leaves."""
+        allowed = np.zeros(self.segment.vectors, dtype=bool)
+        allowed[only] = True
+        if self._live is not None:
+            allowed &= self._live
+        wide = self._widened(effort, int(allowed.sum()))
+        if effort is None or wide is None:
+            return self._search_here(queries, k, None, allowed)
+        rows = self._search_here(queries, k, wide, allowed)
+        sparse = self._sparse(queries, effort, allowed)
+        if sparse.any():
+            rows[sparse] = self._search_here(queries[sparse], rows.shape[1], None, allowed)
+        return rows
+
+    def _sparse(
+        self, queries: NDArray[np.float32], effort: Effort, allowed: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Near which queries far fewer rows are allowed than the share of all that is."""
+        nearest = self._search_here(queries, NEAREST, replace(effort, overfetch=1), self._live)
+        there = nearest >= 0
+        passing = (allowed[nearest] & there).sum(axis=1)
+        share = allowed.sum() / self.segment.live
+        return np.asarray(passing < share / 2 * there.sum(axis=1))
 
     def _search_here(
         self,
@@ -197,34 +239,59 @@ class OpenSegment:
         allowed: NDArray[np.bool_] | None,
     ) -> NDArray[np.int64]:
         selector = {} if allowed is None else {"sel": _selector(allowed)}
+        k = self._fetched(k, effort)
         if effort is None:
             _, rows = self._flat.search(queries, k, params=faiss.SearchParameters(**selector))
         elif selector:
             parameters = faiss.SearchParametersIVF(nprobe=effort.probes, **selector)
-            _, rows = self._cells.search(queries, k, params=parameters)
+            _, rows = self.cells.search(queries, k, params=parameters)
         else:
-            _, rows = self._cells.search(queries, k, params=_probing(effort.probes))
+            _, rows = self.cells.search(queries, k, params=_probing(effort.probes))
         return np.asarray(rows)
 
     def _search_on_gpus(
         self, queries: NDArray[np.float32], k: int, effort: Effort | None
     ) -> NDArray[np.int64] | None:
-        """By copies on the GPUs, made at the first batch; None where they cannot."""
+        """The k live rows, by copies on the GPUs, made at the first batch; None where they cannot.
+
+        A GPU cannot leave deleted rows out: as many more are fetched, up to twice as many, and what
+        is still short is searched here.
+        """
+        wanted = self._fetched(k, effort)
+        spare = min(len(self.segment.deleted), wanted)
+        fetched = min(wanted + spare, self.segment.vectors)
         probes = effort.probes if effort else None
-        if max(k, probes or 1) > gpu.MOST:
+        if max(fetched, probes or 1) > gpu.MOST:
             return None
         quantized = effort is not None
         if quantized not in self._on_gpus:
-            self._on_gpus[quantized] = gpu.on_gpus(self._cells if quantized else self._flat)
+            self._on_gpus[quantized] = gpu.on_gpus(self.cells if quantized else self._flat)
         copy = self._on_gpus[quantized]
-        return None if copy is None else gpu.search(copy, queries, k, probes)
+        if copy is None:
+            return None
+        rows = gpu.search(copy, queries, fetched, probes)
+        if rows is None:
+            self._on_gpus[quantized] = None  # its memory is better given back
+            return None
+        if self._live is not None:
+            dead = (rows >= 0) & ~self._live[rows]
+            rows[dead] = -1
+            short = dead.sum(axis=1) > spare
+            if short.any():
+                rows[short] = -1
+                rows[short, :wanted] = self._search_here(queries[short], k, effort, self._live)
+        return rows
+
+    def _fetched(self, k: int, effort: Effort | None) -> int:
+        """How many candidates there are for k answers."""
+        return min(k * (effort.overfetch if effort else 1), self.segment.vectors)
 
     def _widened(self, effort: Effort | None, chosen: int) -> Effort | None:
         """Probe as many candidates as without a filter; None, all, where those are few anyway."""
-        if effort is None or self._cells is None or chosen <= RARE_ROWS:
+        if effort is None or chosen <= RARE_ROWS:
             return None
         probes = effort.probes * self.segment.live // chosen
-        return replace(effort, probes=probes) if 2 * probes < self._cells.nlist else None
+        return replace(effort, probes=probes) if 2 * probes < self.cells.nlist else None
 
     def _squared_distances(
         self, queries: NDArray[np.float32], rows: NDArray[np.int64]

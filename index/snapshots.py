@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.durable import replace_text
+from index.durable import Mark, replace_text
 from index.sample_ids import find
 from index.segments import REMEDY, Effort, Segment, map_ids
 from schemas.errors import CorruptionError, EncoderError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Choice:
 
     factory: FAISS factory string. effort: what searches spend. recall: share of the true `k`
     nearest that it finds, in [0, 1], measured on `queries` held-out vectors against exact search.
+    target: the recall that the effort was chosen for. segments: which ones were there then.
+    cost_when_new: of the effort that the same target took when the quantizer was new.
     """
 
     factory: str = "Flat"
@@ -36,21 +38,27 @@ class Choice:
     recall: float = 1.0
     k: int = 10
     queries: int = 0
+    target: float = 0.0
+    segments: tuple[str, ...] = ()
+    cost_when_new: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The file of a trained, empty index, and the factory string that it came from."""
+    """The file of a trained, empty index, its mark, and the factory string that it came from."""
 
     factory: str
     file_name: str
+    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of a snapshot file. `number` counts from 1; rows follow the order of segments.
 
-    trained: the quantizer that large segments share, if any.
+    trained: the quantizer that large segments share, if any. forgotten: how many samples were
+    forgotten since it was trained, with them perhaps. covered: names, the caller's own, of what the
+    samples came from, so that nothing is looked at twice.
     """
 
     number: int
@@ -58,6 +66,13 @@ class Manifest:
     segments: tuple[Segment, ...]
     choice: Choice = field(default_factory=Choice)
     trained: Trained | None = None
+    forgotten: int = 0
+    covered: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> int:
+        """How many samples can be found."""
+        return sum(segment.live for segment in self.segments)
 
     @property
     def file_name(self) -> str:
@@ -84,17 +99,33 @@ def extended(root: Path, manifest: Manifest, segments: Sequence[Segment]) -> Man
     Raises EncoderError for vectors of another dimension.
     """
     known = {segment.name for segment in manifest.segments}
-    for segment in segments:
-        if segment.name in known:
-            continue
+    new = [segment for segment in segments if segment.name not in known]
+    for segment in new:
         if segment.dimension != manifest.dimension:
             raise EncoderError(
                 f"the new vectors have {segment.dimension} dimensions, the index holds "
                 f"{manifest.dimension}; {REMEDY}"
             )
-        manifest = without(root, manifest, map_ids(root, segment))
-        manifest = replace(manifest, segments=(*manifest.segments, segment))
-    return manifest
+    if not new:
+        return manifest
+    digests = [map_ids(root, segment) for segment in new]
+    manifest = without(root, manifest, np.concatenate(digests))
+    return replace(manifest, segments=(*manifest.segments, *_last_of_each(new, digests)))
+
+
+def _last_of_each(
+    segments: Sequence[Segment], digests: Sequence[NDArray[np.bytes_]]
+) -> Iterator[Segment]:
+    """Of a sample that several of them hold, only the last counts."""
+    backwards = np.concatenate(digests[::-1])
+    _, last = np.unique(backwards, return_index=True)
+    superseded = np.ones(len(backwards), dtype=bool)
+    superseded[last] = False
+    ends = np.cumsum([len(rows) for rows in digests[::-1]])
+    gone = np.split(superseded, ends[:-1])[::-1]
+    for segment, rows in zip(segments, gone, strict=True):
+        if not rows.all():
+            yield replace(segment, deleted=tuple(np.flatnonzero(rows).tolist()))
 
 
 def without(root: Path, manifest: Manifest, digests: NDArray[np.bytes_]) -> Manifest:
@@ -144,8 +175,10 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError("unknown format")
         content["segments"] = tuple(_segment(**segment) for segment in content["segments"])
         content["choice"]["effort"] = Effort(**content["choice"]["effort"])
+        content["choice"]["segments"] = tuple(content["choice"]["segments"])
         content["choice"] = Choice(**content["choice"])
-        content["trained"] = content["trained"] and Trained(**content["trained"])
+        content["trained"] = content["trained"] and _trained(**content["trained"])
+        content["covered"] = tuple(content["covered"])
         return Manifest(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptionError(f"{path} is not a snapshot of an index; {REMEDY}") from error
@@ -154,6 +187,11 @@ def read_manifest(path: Path) -> Manifest:
 def _segment(files: dict[str, list[int]], deleted: list[int], **rest: Any) -> Segment:
     marks = {name: (size, checksum) for name, (size, checksum) in files.items()}
     return Segment(files=marks, deleted=tuple(deleted), **rest)
+
+
+def _trained(mark: list[int], **rest: Any) -> Trained:
+    size, checksum = mark
+    return Trained(mark=(size, checksum), **rest)
 
 
 def publish(root: Path, manifest: Manifest) -> None:

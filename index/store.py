@@ -13,13 +13,15 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from index.compaction import compacted, due, load_trained, rebased
-from index.factory import Policy
+from index.compaction import compacted, due, load_trained, rebased, save
+from index.factory import Policy, cells_of, empty, least_training, train
 from index.sample_ids import encode
 from index.search import Snapshot
-from index.segments import REMEDY, Segment, write_segment
+from index.segments import REMEDY, Effort, Segment, write_segment
 from index.snapshots import (
+    Choice,
     Manifest,
+    Trained,
     extended,
     first,
     last_number,
@@ -64,32 +66,69 @@ class IndexStore:
         """What differs after every commit, None before the first; costs microseconds."""
         return read_version(self.root)
 
-    def write_segment(self, sample_ids: Sequence[str], vectors: NDArray[np.float32]) -> Segment:
+    def write_segment(
+        self,
+        sample_ids: Sequence[str],
+        vectors: NDArray[np.float32],
+        trained: Trained | None = None,
+    ) -> Segment:
         """Write vectors that nobody sees before `commit` names the segment.
 
         sample_ids: n > 0 distinct ids. vectors: (n, d) float32 of unit norm. Any number of workers
-        may write at once; large segments share the quantizer that the last compaction trained.
-        Raises ValueError for input that is not so.
+        may write at once; they share `trained`, made by `train` for them, or if they are large what
+        the last compaction trained. Raises ValueError for input that is not so.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        current = read_current(self.root)
-        trained = None
-        if current and current.trained and len(sample_ids) >= self.policy.flat_rows:
-            trained = load_trained(self.root, current.trained)
-        return write_segment(self.root, sample_ids, vectors, trained)
+        least = self.policy.flat_rows
+        if trained is not None:
+            least = self.policy.least_in_cells(cells_of(empty(trained.factory, vectors.shape[-1])))
+        elif current := read_current(self.root):
+            trained = current.trained
+        large = trained is not None and len(sample_ids) >= least
+        quantizer = load_trained(self.root, trained) if trained and large else None
+        return write_segment(self.root, sample_ids, vectors, quantizer)
 
-    def commit(self, segments: Iterable[Segment]) -> Snapshot:
+    def commit(
+        self,
+        segments: Iterable[Segment],
+        *,
+        trained: Trained | None = None,
+        covered: Iterable[str] | None = None,
+        anew: bool = False,
+    ) -> Snapshot:
         """Publish the newest snapshot plus `segments`; one that is there already counts once.
 
-        A sample that was there before is found by its new vector only. A crash at any point leaves
-        the old snapshot or the new one. Raises EncoderError for vectors of another dimension.
+        trained: what large ones of them share, where the snapshot has none; all its cells are
+        looked into until a compaction has measured how many it takes. covered: names of all
+        that the samples came from by now. anew: take the place of the newest snapshot, whatever
+        state its files are in. A sample that was there before is found by its new vector only. A
+        crash at any point leaves the old snapshot or the new one. Raises EncoderError for vectors
+        of another dimension.
         """
         segments = list(segments)
         with self._committing():
-            current = read_current(self.root)
+            current = None if anew else read_current(self.root)
             if current is None:
                 current = first(segments, number=last_number(self.root))
-            return self._publish(current, extended(self.root, current, segments))
+            changed = extended(self.root, current, segments)
+            if trained is not None and changed.trained is None:
+                changed = replace(
+                    changed, trained=trained, choice=self._unmeasured(changed, trained)
+                )
+            if covered is not None:
+                changed = replace(changed, covered=tuple(sorted(covered)))
+            return self._publish(current, changed)
+
+    def train(self, sample: NDArray[np.float32], vectors: int) -> Trained | None:
+        """Train what suits so many `vectors` on a `sample` (m, d) of them.
+
+        For `write_segment` and `commit`: a first build puts its vectors into cells at once. None
+        for Flat, and for too small a sample.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        factory = self.policy.choose(vectors, sample.shape[1])
+        least = least_training(empty(factory, sample.shape[1]))
+        return save(self.root, train(factory, sample)) if len(sample) >= least > 0 else None
 
     def forget(self, sample_ids: Sequence[str]) -> Snapshot | None:
         """Publish a snapshot that finds none of these samples; unknown ones are no error.
@@ -101,13 +140,15 @@ class IndexStore:
             current = read_current(self.root)
             if current is None:
                 return None
-            return self._publish(current, without(self.root, current, encode(sample_ids)))
+            changed = without(self.root, current, encode(sample_ids))
+            gone = current.live - changed.live
+            return self._publish(current, replace(changed, forgotten=current.forgotten + gone))
 
     def compact(self, *, forgotten: bool = False) -> Snapshot | None:
         """Merge small segments, drop forgotten rows, and train and measure the index that suits.
 
-        Readers and writers go on meanwhile. forgotten: rewrite every segment that holds a forgotten
-        sample, as a privacy request wants, instead of those alone that gain by it.
+        Readers and writers go on meanwhile. forgotten: leave nothing of a forgotten sample in a
+        new file, as a privacy request wants: rewrite every segment that holds one, and train anew.
         """
         before = read_current(self.root)
         if before is None:
@@ -119,23 +160,10 @@ class IndexStore:
                 raise CorruptionError(f"{self.root / 'CURRENT'} is missing; {REMEDY}")
             return self._publish(current, rebased(self.root, before, after, current))
 
-    def rebuild(self, batches: Iterable[tuple[Sequence[str], NDArray[np.float32]]]) -> Snapshot:
-        """Make the index anew from (sample ids, vectors (n, d)), whatever state its files are in.
-
-        Readers see the old snapshot until all is written; what others commit meanwhile is lost.
-        Raises ValueError for no vectors at all.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        segments = [write_segment(self.root, ids, vectors) for ids, vectors in batches]
-        blank = first(segments, number=last_number(self.root))
-        after = compacted(self.root, extended(self.root, blank, segments), self.policy)
-        with self._committing():
-            return self._publish(replace(blank, number=last_number(self.root)), after)
-
     def is_due(self) -> bool:
-        """Whether `compact` is worth its time: many segments, or another index suits by now."""
+        """Whether `compact` is worth its time: see `compaction.due`."""
         current = read_current(self.root)
-        return current is not None and due(self.root, current, self.policy)
+        return current is not None and due(current, self.policy)
 
     def verify(
         self, table: Iterable[tuple[Sequence[str], NDArray[np.float32]]]
@@ -173,12 +201,18 @@ class IndexStore:
                 path.unlink(missing_ok=True)
             return sorted(path.name for path in swept)
 
+    def _unmeasured(self, manifest: Manifest, trained: Trained) -> Choice:
+        cells = cells_of(empty(trained.factory, manifest.dimension))
+        return Choice(trained.factory, Effort(cells, overfetch=4), recall=0.0)
+
     def _publish(self, current: Manifest, changed: Manifest) -> Snapshot:
         """Make `changed` the newest snapshot, unless it is what `current` was; under the lock."""
-        if changed != current:
-            changed = replace(changed, number=current.number + 1)
-            publish(self.root, changed)
-        return Snapshot(self.root, changed)
+        if changed == current:
+            return Snapshot(self.root, current)
+        changed = replace(changed, number=current.number + 1)
+        snapshot = Snapshot(self.root, changed)  # first: what cannot be opened is not published
+        publish(self.root, changed)
+        return snapshot
 
     def _committing(self) -> FileLock:
         self.root.mkdir(parents=True, exist_ok=True)

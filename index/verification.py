@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.durable import mark
+from index.durable import Mark, mark
 from index.search import Snapshot
 
 
@@ -47,14 +47,16 @@ def verify(
         unseen[rows[held]] = False
         changed = (snapshot.read(rows[held]) != vectors[held]).any(axis=1)
         different += names[held][changed].tolist()
+    files = {name: written for s in snapshot.segments for name, written in s.files.items()}
+    if snapshot.trained is not None:
+        files[snapshot.trained.file_name] = snapshot.trained.mark
     return Verification(
-        damaged=tuple(
-            name
-            for segment in snapshot.segments
-            for name, written in segment.files.items()
-            if mark(root / name) != written
-        ),
+        damaged=tuple(name for name, written in files.items() if _mark(root / name) != written),
         missing=tuple(missing),
         extra=tuple(snapshot.sample_ids.take(np.flatnonzero(unseen))),
         different=tuple(different),
     )
+
+
+def _mark(path: Path) -> Mark | None:
+    return mark(path) if path.exists() else None

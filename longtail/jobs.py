@@ -72,14 +72,16 @@ class Jobs:
 
     @property
     def index_store(self) -> IndexStore:
-        """The index of the encoder, as the settings want it."""
+        """The index of the encoder, as the settings want it. Raises SettingsError."""
         from index.factory import Policy
         from index.store import IndexStore
 
-        index = self.settings.index
+        index, encoder = self.settings.index, self.encoder
         memory = int(index.memory_gb * 2**30) or None
         policy = Policy(index.recall, memory, index.factory or None)
-        return IndexStore(self.catalog.index(self.encoder.id), policy)
+        if "high" in encoder.dimensions:
+            policy.check(encoder.dimensions["high"])
+        return IndexStore(self.catalog.index(encoder.id), policy)
 
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
         """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
@@ -159,15 +161,26 @@ class Jobs:
         )
         return lambda pipeline: vectors.build(pipeline, options)
 
-    def index(self, run: Run) -> None:
-        """Index what no segment holds. Raises EncoderError for one that changed."""
+    def index(self, run: Run, *, anew: bool = False) -> None:
+        """Index what no segment holds, or all anew, and see to what is due.
+
+        Raises EncoderError for one that changed, SettingsError for a factory that cannot be.
+        """
         from pipelines import index_job
 
         self.check_encoder()
-        policy = self.index_store.policy
-        options = index_job.IndexOptions(run.run_id, self.catalog, self.encoder.id, policy)
-        if not index_job.is_current(options):
-            self._start(run, "index", lambda pipeline: index_job.build(pipeline, options))
+        store = self.index_store
+        options = index_job.IndexOptions(
+            run_id=run.run_id,
+            catalog=self.catalog,
+            encoder_id=self.encoder.id,
+            policy=store.policy,
+            workers=self.settings.worker_count,
+            anew=anew,
+        )
+        work = index_job.backlog(options)
+        if work or (not anew and store.is_due()):
+            self._start(run, "index", lambda pipeline: index_job.build(pipeline, options, work))
 
     def check_mining(self, save_reference: str | None = None) -> None:
         """Tell what mining would refuse before anything is ingested. Raises UsageError."""

@@ -116,7 +116,9 @@ class IndexSettings(_Section):
         0, ge=0, description="memory for searched codes, in GB; 0: half of the machine's"
     )
     factory: str = Field(
-        "", description="FAISS factory string, such as 'IVF1024,SQ8'; empty: chosen by size"
+        "",
+        description="FAISS factory string, such as 'IVF1024,SQ8', used as soon as there is a "
+        "vector for each cell; empty: chosen by size",
     )
 
 

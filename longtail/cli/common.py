@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from schemas.records import Flag, FlagKind, Group
 
 SAMPLE_ID_DIGITS = 12
+_SHORT = 0.02
+"""How far below the recall asked for a measured one may lie by chance."""
 _KINDS: Mapping[FlagKind, str] = {"outlier": "outlier", "capture_fault": "fault"}
 
 WorkspaceOption = Annotated[
@@ -151,10 +153,15 @@ def index_line(state: dict[str, Any]) -> str:
     line = f"{state['vectors']:,} vectors in {state['segments']} segments"
     if state["snapshot"] is None:
         return line
-    return (
+    line = (
         f"{line}, snapshot {state['snapshot']}, {state['factory']}, recall at 10 "
         f"{state['recall']:.3f}"
     )
+    if state["measured"] < state["vectors"]:
+        line += f" (measured on {state['measured']:,} of them)"
+    if state["recall"] < state["recall_wanted"] - _SHORT:
+        line += f": short of the {state['recall_wanted']:g} that index.recall asks for"
+    return line
 
 
 def print_flags(flags: Sequence[Flag]) -> None:

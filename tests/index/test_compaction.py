@@ -23,11 +23,11 @@ def crowd():
     return clustered(4000)
 
 
-def clustered(count):
-    """20 clusters in 32 dimensions: (count, 32) float32 of unit norm."""
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((20, 32))
-    raw = centres[random.integers(20, size=count)] + 0.5 * random.standard_normal((count, 32))
+def clustered(count, clusters=20, seed=0):
+    """Clusters in 32 dimensions: (count, 32) float32 of unit norm."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((clusters, 32))
+    raw = centres[random.integers(clusters, size=count)] + 0.5 * random.standard_normal((count, 32))
     return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -84,7 +84,7 @@ def test_many_vectors_are_quantized_with_the_recall_asked_for(tmp_path, ids, cro
 
 
 def test_less_memory_chooses_product_quantization_and_distances_stay_exact(tmp_path, ids, crowd):
-    policy = Policy(flat_rows=500, memory_bytes=500 * 4)
+    policy = Policy(flat_rows=500, memory_bytes=500 * 12)
     snapshot = filled(tmp_path, policy, ids(500), crowd[:500]).compact()
     assert snapshot.choice.factory == "IVF64,PQ4x8"
     assert snapshot.choice.effort.overfetch > 1
@@ -105,6 +105,54 @@ def test_higher_recall_costs_more_effort(tmp_path, ids, crowd):
         for recall in (0.5, 0.99)
     ]
     assert efforts[0] < efforts[1]
+
+
+def recall(snapshot, queries, only=None):
+    """The share of the true 10 nearest that is found, for each query."""
+    rows, _ = snapshot.search(queries, 10, only=only)
+    truth, _ = snapshot.search(queries, 10, only=only, exact=True)
+    return (rows[:, :, None] == truth[:, None, :]).any(axis=2).mean(axis=1)
+
+
+def test_another_recall_is_measured_without_rewriting(tmp_path, ids, crowd):
+    low = filled(tmp_path, Policy(recall=0.5, flat_rows=1000), ids(4000), crowd).compact()
+    store = IndexStore(tmp_path, Policy(recall=0.99, flat_rows=1000))
+    assert store.is_due()
+    high = store.compact()
+    assert not store.is_due()
+    assert high.segments == low.segments
+    assert high.choice.effort.probes > low.choice.effort.probes
+    assert recall(high, crowd[:300]).mean() >= 0.97
+    assert store.compact().number == high.number
+
+
+def test_a_recall_that_others_measured_stands_for_those_alone(tmp_path, ids, crowd):
+    """What comes later lies elsewhere: where the quantizer has no cells."""
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    before = store.compact()
+    assert before.measured == before.vectors == 4000
+    strange = clustered(4000, seed=1)
+    grown = store.commit([store.write_segment(ids(4000, start=4000), strange)])
+    assert (grown.measured, grown.vectors) == (4000, 8000)
+    assert recall(grown, strange[:300]).mean() < 0.9
+    assert store.is_due()
+    after = store.compact()
+    assert not store.is_due()
+    assert after.measured == after.vectors == 8000
+    assert after.choice.recall >= 0.93
+    assert recall(after, strange[:300]).mean() >= 0.93
+
+
+def test_a_quantizer_that_what_came_since_wears_out_is_trained_anew(tmp_path, ids):
+    """What came first lies elsewhere: cells and codes made for it cost 300 times the effort."""
+    rows = np.concatenate([clustered(4000), clustered(8000, clusters=200, seed=1)])
+    store = filled(tmp_path, Policy(factory="IVF128,SQ8", flat_rows=1000), ids(4000), rows[:4000])
+    first = store.compact()
+    store.commit([store.write_segment(ids(8000, start=4000), rows[4000:])])
+    second = store.compact()
+    assert second.trained != first.trained
+    assert second.choice.recall >= 0.93
+    assert second.choice.effort.cost <= first.choice.effort.cost
 
 
 def test_later_segments_share_the_quantizer(tmp_path, ids, crowd):
@@ -143,13 +191,30 @@ def test_large_merges_are_split_by_memory(tmp_path, ids, crowd):
     assert store.compact().number == snapshot.number
 
 
-def test_a_factory_of_ones_own_is_taken_and_a_wrong_one_is_named(tmp_path, ids, crowd):
-    policy = Policy(factory="IVF16,SQfp16", flat_rows=1000)
-    assert filled(tmp_path, policy, ids(4000), crowd).compact().choice.factory == "IVF16,SQfp16"
-    for wrong, why in (("IVFmany", "does not suit"), ("HNSW32", "is neither")):
-        store = IndexStore(tmp_path, Policy(factory=wrong, flat_rows=1000))
-        with pytest.raises(SettingsError, match=f"'{wrong}' {why}"):
-            store.compact()
+def test_a_factory_of_ones_own_is_taken_however_few_there_are(tmp_path, ids, crowd):
+    store = filled(tmp_path, Policy(factory="IVF16,SQfp16"), ids(12), crowd[:12])
+    assert store.compact().choice.factory == "Flat"
+    store.commit([store.write_segment(ids(88, start=12), crowd[12:100])])
+    assert store.is_due()
+    snapshot = store.compact()
+    assert snapshot.choice.factory == "IVF16,SQfp16"
+    assert [segment.kind for segment in snapshot.segments] == ["IVF16,SQfp16"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("IVFmany", "does not suit 32 dimensions"),
+        ("HNSW32", "is neither"),
+        ("IVF0,SQ8", "has no cells"),
+        ("IVF16,RQ2x8", "cannot be trained on 40 vectors"),
+    ],
+)
+def test_a_wrong_factory_is_named(tmp_path, ids, crowd, wrong, why):
+    store = filled(tmp_path, Policy(factory=wrong), ids(40), crowd[:40])
+    with pytest.raises(SettingsError, match=f"'{wrong}' {why}"):
+        store.compact()
+    assert store.open().vectors == 40
 
 
 @pytest.mark.parametrize(
@@ -159,13 +224,57 @@ def test_a_factory_of_ones_own_is_taken_and_a_wrong_one_is_named(tmp_path, ids, 
         (100_000, 320, 1 << 40, "IVF1024,SQ8"),
         (1_000_000, 768, 1 << 30, "IVF2048,SQ8"),
         (5_000_000, 768, 1 << 30, "IVF4096,PQ192x8"),
-        (5_000_000, 320, 200_000_000, "IVF4096,PQ40x8"),
+        (5_000_000, 320, 240_000_000, "IVF4096,PQ40x8"),
+        (5_000_000, 320, 239_000_000, "IVF4096,PQ32x8"),
         (5_000_000, 320, 1, "IVF4096,PQ20x8"),
         (100_000, 7, 1, "IVF1024,PQ1x8"),
     ],
 )
 def test_the_index_is_chosen_by_size_and_memory(vectors, dimension, memory, factory):
     assert Policy(memory_bytes=memory).choose(vectors, dimension) == factory
+
+
+def test_what_exceeds_the_memory_is_told(tmp_path, ids, crowd, caplog):
+    policy = Policy(flat_rows=1000, memory_bytes=9000)
+    snapshot = filled(tmp_path, policy, ids(1000), crowd[:1000]).compact()
+    assert snapshot.choice.factory == "IVF64,PQ2x8"
+    assert "IVF64,PQ2x8 of 1,000 vectors takes" in caplog.text
+    assert "index.memory_gb" in caplog.text
+
+
+def test_less_memory_makes_smaller_segments():
+    assert Policy(memory_bytes=1 << 40).merged_bytes == 2 << 30
+    assert Policy(memory_bytes=1 << 30).merged_bytes == 256 << 20
+
+
+def test_what_was_mostly_forgotten_is_due(tmp_path, ids, vectors):
+    store = filled(tmp_path, Policy(), ids(100), vectors(100), parts=1)
+    store.forget(ids(10))
+    assert not store.is_due()
+    store.forget(ids(30))
+    assert store.is_due()
+    assert [segment.vectors for segment in store.compact().segments] == [70]
+    assert not store.is_due()
+
+
+def test_no_cell_remembers_the_forgotten(tmp_path, ids, crowd):
+    """A cell with one vector has it for a centroid."""
+    policy = Policy(factory="IVF2000,Flat", flat_rows=1000)
+    store = filled(tmp_path, policy, ids(2000), crowd[:2000])
+    store.compact()
+    store.sweep(grace_s=0)
+
+    def remembered():
+        files = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+        return [n for n in range(50) if any(crowd[n].tobytes() in file for file in files)]
+
+    assert remembered() == list(range(50))
+    store.forget(ids(20))
+    store.compact(forgotten=True)
+    store.sweep(grace_s=0)
+    assert remembered() == list(range(20, 50))
+    number = store.open().number
+    assert store.compact(forgotten=True).number == number
 
 
 def test_deleted_rows_leave_the_files_when_asked(tmp_path, ids, vectors):
@@ -246,7 +355,10 @@ def test_rebuilding_mends_any_damage(tmp_path, ids, crowd):
     with pytest.raises(CorruptionError):
         store.open()
     batches = [(ids(1000, start=n), crowd[n : n + 1000]) for n in range(0, 4000, 1000)]
-    snapshot = store.rebuild(batches)
+    trained = store.train(crowd, 4000)
+    segments = [store.write_segment(*batch, trained) for batch in batches]
+    store.commit(segments, trained=trained, anew=True)
+    snapshot = store.compact()
     assert (snapshot.vectors, snapshot.choice.factory) == (4000, "IVF128,SQ8")
     assert store.verify(batches).ok
     store.sweep(grace_s=0)
@@ -272,6 +384,92 @@ def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd):
     path.write_bytes(b"foreign")
     with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
         store.write_segment(ids(1000, start=4000), crowd[:1000])
+
+
+@pytest.mark.parametrize("harm", ["foreign", "missing"])
+def test_a_wrong_quantizer_is_found_out_before_anything_is_published(tmp_path, ids, crowd, harm):
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    before = store.compact()
+    (path,) = tmp_path.glob("quantizer-*")
+    if harm == "missing":
+        path.unlink()
+    else:
+        faiss.write_index(faiss.IndexFlatL2(32), str(path))
+    assert store.verify([(ids(4000), crowd)]).damaged == (path.name,)
+    with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+        store.commit([store.write_segment(ids(1000, start=4000), crowd[:1000])])
+    assert store.open().number == before.number
+
+
+def test_what_cannot_be_opened_is_not_published(tmp_path, ids, vectors):
+    store = filled(tmp_path, Policy(), ids(40), vectors(40), parts=1)
+    segment = store.write_segment(ids(10, start=40), vectors(10))
+    (tmp_path / f"{segment.name}.vectors.faiss").write_bytes(b"cut short")
+    with pytest.raises(CorruptionError, match=segment.name):
+        store.commit([segment])
+    assert store.open().vectors == 40
+
+
+def test_workers_of_a_first_build_put_their_vectors_into_cells(tmp_path, ids, crowd):
+    store = IndexStore(tmp_path, IN_CELLS)
+    trained = store.train(crowd, 4000)
+    parts = [
+        store.write_segment(ids(2000, start=start), crowd[start : start + 2000], trained)
+        for start in (0, 2000)
+    ]
+    unmeasured = store.commit(parts, trained=trained)
+    assert (unmeasured.measured, unmeasured.choice.recall) == (0, 0.0)
+    assert recall(unmeasured, crowd[:300]).mean() >= 0.97
+    assert store.is_due()
+    snapshot = store.compact()
+    assert [segment.kind for segment in snapshot.segments] == ["IVF128,SQ8"]
+    assert snapshot.trained == trained
+    assert snapshot.choice.recall >= 0.93
+    assert not store.is_due()
+
+
+def test_merged_cells_answer_as_cells_made_anew(tmp_path, ids, crowd):
+    """Of segments in cells, with forgotten rows, and a small one that is in none."""
+    store = IndexStore(tmp_path / "merged", IN_CELLS)
+    trained = store.train(crowd, 4000)
+    parts = [
+        store.write_segment(ids(end - start, start=start), crowd[start:end], trained)
+        for start, end in ((0, 1500), (1500, 3300), (3300, 4000))
+    ]
+    assert [part.kind for part in parts] == ["IVF128,SQ8", "IVF128,SQ8", "Flat"]
+    store.commit(parts, trained=trained)
+    store.forget(ids(10, start=1495))
+    merged = store.compact()
+    (segment,) = merged.segments
+    assert (segment.vectors, segment.kind) == (3990, "IVF128,SQ8")
+    kept = np.r_[0:1495, 1505:4000]
+    other = IndexStore(tmp_path / "anew", IN_CELLS)
+    whole = other.train(crowd, 4000)
+    names = [ids(4000)[row] for row in kept]
+    anew = other.commit([other.write_segment(names, crowd[kept], whole)], trained=whole)
+    for effort in (Effort(1), Effort(8, 4)):
+        for told, right in zip(
+            merged.search_with(effort, crowd[:300], 10),
+            anew.search_with(effort, crowd[:300], 10),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(told, right)
+
+
+@pytest.mark.parametrize("clusters", [1, 5])
+def test_filters_that_leave_nothing_near_a_query_find_what_is_far(tmp_path, ids, clusters):
+    """All but the query's own cluster, and four others: 30,000 rows, none where it looks."""
+    count = 40_000
+    vectors = clustered(count)
+    label = np.random.default_rng(0)
+    label.standard_normal((20, 32))
+    label = label.integers(20, size=count)
+    snapshot = filled(tmp_path, IN_CELLS, ids(count), vectors, parts=1).compact()
+    rows = snapshot.sample_ids.rows(ids(count))
+    for query in range(20):
+        gone = (label[query] + np.arange(clusters)) % 20
+        only = np.sort(rows[~np.isin(label, gone)])
+        assert recall(snapshot, vectors[query : query + 1], only=only)[0] >= 0.9
 
 
 @pytest.mark.parametrize("share", [0.01, 0.85])

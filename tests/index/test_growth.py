@@ -83,6 +83,25 @@ class Growth(RuleBasedStateMachine):
         if snapshot and forgotten:
             assert not any(segment.deleted for segment in snapshot.segments)
 
+    @rule(count=st.integers(1, 30), kept=st.floats(0, 1))
+    def crash_while_writing(self, count: int, kept: float) -> None:
+        """Files that are cut short, and a snapshot and a pointer that were not renamed yet."""
+        _, segment = self._segment(self._new_names(count))
+        for name in segment.files:
+            content = (self.root / name).read_bytes()
+            (self.root / name).write_bytes(content[: round(kept * len(content))])
+        for name in ("CURRENT", "snapshot-999.json"):
+            (self.root / f"{name}.4242.tmp").write_text("snapsh")
+        (self.root / "quantizer-of-nobody.faiss").write_bytes(b"IwS")
+        self.store = IndexStore(self.root, self.policy)
+
+    @rule(names=added)
+    def crash_while_forgetting(self, names: list[str]) -> None:
+        """Half are forgotten; whoever asked asks again for all."""
+        self.store.forget(names[: len(names) // 2])
+        self.store = IndexStore(self.root, self.policy)
+        self.forget(names, 1.0)
+
     @precondition(lambda self: (self.root / "CURRENT").exists())
     @rule(count=st.integers(1, 30), compacting=st.booleans())
     def crash(self, count: int, compacting: bool) -> None:
@@ -104,7 +123,8 @@ class Growth(RuleBasedStateMachine):
     def rebuild(self) -> None:
         if self.truth:
             names = list(self.truth)
-            self.store.rebuild([(names, np.stack([self.truth[name] for name in names]))])
+            vectors = np.stack([self.truth[name] for name in names])
+            self.store.commit([self.store.write_segment(names, vectors)], anew=True)
 
     @invariant()
     def answers_are_exact(self) -> None:
@@ -142,13 +162,25 @@ class Growth(RuleBasedStateMachine):
 
 
 class GrowthInCells(Growth):
-    """With quantized segments: what is found may be less than all, but never wrong."""
+    """With quantized segments: what is found may be less than all, as much as is promised."""
 
     policy = Policy(factory="IVF4,SQ8", flat_rows=20)
     approximate = True
 
+    @invariant()
+    def the_recall_is_kept(self) -> None:
+        """Where nothing is due: before that, status tells for how many the recall stands."""
+        snapshot = self.store.open()
+        if snapshot is None or self.store.is_due() or snapshot.vectors < 2 * K:
+            return
+        rows = snapshot.live_rows()
+        found, _ = snapshot.neighbours(rows, 10)
+        truth, _ = snapshot.neighbours(rows, 10, exact=True)
+        shared = (found[:, :, None] == truth[:, None, :]).any(axis=2).mean()
+        assert shared >= self.policy.recall - 0.1
+
 
 TestGrowth = Growth.TestCase
 TestGrowthInCells = GrowthInCells.TestCase
-TestGrowth.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestGrowth.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
 TestGrowthInCells.settings = TestGrowth.settings

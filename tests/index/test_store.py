@@ -43,6 +43,17 @@ def test_committing_the_same_segment_again_changes_nothing(store, ids, vectors):
     assert store.open().vectors == 3
 
 
+def test_of_a_sample_in_several_new_segments_the_last_counts(store, ids, vectors):
+    store.commit([store.write_segment(ids(4), vectors(4))])
+    parts = [store.write_segment(ids(3, start=n), vectors(3, seed=n + 1)) for n in (2, 3, 4)]
+    snapshot = store.commit(parts)
+    assert snapshot.vectors == 7
+    found = snapshot.read(snapshot.sample_ids.rows(ids(7)))
+    wanted = [vectors(4)[0], vectors(4)[1], vectors(3, seed=3)[0], vectors(3, seed=4)[0]]
+    np.testing.assert_array_equal(found[:4], wanted)
+    np.testing.assert_array_equal(found[4:], vectors(3, seed=5))
+
+
 def test_a_crash_before_current_is_replaced_leaves_the_old_snapshot(store, ids, vectors):
     first = store.commit([store.write_segment(ids(3), vectors(3))])
     current = (store.root / "CURRENT").read_bytes()

@@ -138,7 +138,10 @@ def test_status_and_query_as_json(longtail, mined: Workspace, photographs: Path)
         *("workspace", "encoder", "samples", "uris", "rejects", "flags", "runs", "index"),
         *("last_run", "last_failure"),
     }
-    assert set(state["index"]) == {"vectors", "segments", "snapshot", "factory", "recall"}
+    assert set(state["index"]) == {
+        *("vectors", "segments", "snapshot", "factory"),
+        *("recall", "recall_wanted", "measured"),
+    }
     assert set(state["last_run"]) == SUMMARY_FIELDS
 
     image = min(photographs.iterdir())

@@ -242,7 +242,8 @@ def test_status_counts(mined: Workspace) -> None:
     assert (state["samples"], state["uris"], state["rejects"], state["runs"]) == (90, 90, 0, 1)
     assert state["flags"] == len(mined.flags()) == state["last_run"]["flagged"]
     assert state["index"] == {
-        **{"vectors": 90, "segments": 1, "snapshot": 1, "factory": "Flat", "recall": 1.0}
+        **{"vectors": 90, "segments": 1, "snapshot": 1, "factory": "Flat"},
+        **{"recall": 1.0, "recall_wanted": 0.95, "measured": 90},
     }
 
 

@@ -1,0 +1,121 @@
+"""Batches on a GPU: a pretended one, which computes here and whose memory may be full."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import faiss
+import numpy as np
+import pytest
+
+from index import gpu
+from index.factory import Policy
+from index.store import IndexStore
+
+IN_CELLS = Policy(factory="IVF16,SQ8", flat_rows=1000)
+
+
+class OnDevice:
+    """A copy of an index on the device, which knows no selectors."""
+
+    def __init__(self, device, index):
+        self.device, self.index = device, faiss.clone_index(index)
+
+    def add_with_ids(self, vectors, numbers):
+        self.device.work("add")
+        self.index.add_with_ids(vectors, numbers)
+
+    def search(self, queries, k):
+        self.device.work("search")
+        return self.index.search(queries, k)
+
+
+class Device:
+    """What FAISS offers of a GPU; `full` names the work that its memory has no room for."""
+
+    def __init__(self):
+        self.done, self.full = [], set()
+
+    def work(self, what):
+        self.done.append(what)
+        if what in self.full:
+            raise RuntimeError("Error: out of memory")
+
+    def copy(self, resources, index, options):
+        self.work("copy")
+        if index.ntotal or isinstance(index, faiss.IndexIVF):
+            return OnDevice(self, index)
+        # For k-means, which FAISS itself asks: of a wrong dimension it fails as without memory.
+        return faiss.IndexFlatL2(index.d + ("k-means" in self.full))
+
+    def set_index_parameter(self, copy, name, value):
+        setattr(copy.index, name, value)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    device = Device()
+    pretended = {
+        "get_num_gpus": lambda: 1,
+        "StandardGpuResources": object,
+        "GpuMultipleClonerOptions": SimpleNamespace,
+        "GpuParameterSpace": lambda: device,
+        "index_cpu_to_gpu_multiple_py": device.copy,
+        "index_gpu_to_cpu": lambda copy: copy.index,
+    }
+    for name, value in pretended.items():
+        monkeypatch.setattr(faiss, name, value, raising=False)
+    gpu._resources.cache_clear()
+    yield device
+    gpu._resources.cache_clear()
+
+
+@pytest.fixture(params=[Policy(), IN_CELLS], ids=["flat", "cells"])
+def store(request, tmp_path, ids, vectors):
+    """2,000 x 16 in one segment."""
+    store = IndexStore(tmp_path, request.param)
+    store.commit([store.write_segment(ids(2000), vectors(2000))])
+    store.compact()
+    return store
+
+
+def found(store, queries):
+    """The rows of the 10 nearest, by an index opened anew."""
+    return store.open().search(queries, 10)[0]
+
+
+@pytest.mark.parametrize("forgotten", [0, 3, 1900], ids=["none", "few", "most"])
+def test_a_batch_is_answered_on_the_device_as_here(store, device, ids, vectors, forgotten):
+    """Forgotten rows included, which a device cannot leave out."""
+    if forgotten:
+        store.forget(ids(forgotten))
+    queries = vectors(gpu.BATCH, seed=1)
+    queries[:forgotten] = vectors(2000)[: min(forgotten, len(queries))]
+    here = np.concatenate([found(store, half) for half in np.split(queries, 2)])
+    assert device.done == []
+    np.testing.assert_array_equal(found(store, queries), here)
+    assert device.done == ["copy", "search"]
+
+
+@pytest.mark.parametrize("full", ["copy", "search"])
+def test_what_the_device_cannot_hold_is_searched_here(store, device, vectors, full):
+    queries = vectors(gpu.BATCH, seed=1)
+    right = found(store, queries)
+    device.full, device.done = {full}, []
+    snapshot = store.open()
+    for _ in range(2):
+        np.testing.assert_array_equal(snapshot.search(queries, 10)[0], right)
+    assert device.done.count(full) == 1
+
+
+@pytest.mark.parametrize("full", ["none", "copy", "add", "k-means"])
+def test_cells_are_made_on_the_device_and_here_where_it_is_full(
+    tmp_path, device, ids, vectors, full
+):
+    device.full = {full}
+    store = IndexStore(tmp_path, IN_CELLS)
+    store.commit([store.write_segment(ids(2000), vectors(2000))])
+    snapshot = store.compact()
+    assert snapshot.segments[0].kind == "IVF16,SQ8"
+    assert snapshot.choice.recall >= 0.93
+    assert ("add" in device.done) == (full != "copy")
