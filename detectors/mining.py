@@ -330,7 +330,7 @@ def _score(
 
 def _promised(
     p_value: Floats | None, calibration: Floats | None, policy: Policy, shifts: Sequence[Shift]
-) -> tuple[Mask | None, list[str]]:
+) -> tuple[Mask | None, Sequence[str]]:
     """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
     if policy.fdr is None:
         return None, []
@@ -369,8 +369,8 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
 
 
 def _without_faults(
-    found: Mask, notes: list[str], p_value: Floats, at_fault: Mask, policy: Policy
-) -> tuple[Mask, list[str]]:
+    found: Mask, notes: Sequence[str], p_value: Floats, at_fault: Mask, policy: Policy
+) -> tuple[Mask, Sequence[str]]:
     """The discoveries that stand where captures at fault are no hypotheses, and what to say.
 
     Left in, they would lend the others a threshold. As the reference's own stay in its scores,

@@ -312,12 +312,12 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     assert left == flagged - {judged}  # what is not proven takes no place
 
 
-@pytest.mark.parametrize("detector", ["combined", "module:seeing:contrast"])
+@pytest.mark.parametrize("detector", ["combined", "module:contrasting:contrast"])
 def test_a_source_that_shifted_is_news_once(
     root: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: str
 ) -> None:
     own = "def contrast(pool, baseline):\n    return pool.quality['contrast']\n"
-    (tmp_path / "seeing.py").write_text(own)
+    (tmp_path / "contrasting.py").write_text(own)
     monkeypatch.syspath_prepend(tmp_path)
     rng = np.random.default_rng(0)
     for i, path in enumerate(sorted(photographs.iterdir())[:40]):  # a camera with a noisy sensor
