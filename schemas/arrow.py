@@ -254,6 +254,5 @@ def flag_from_row(row: dict[str, Any], group: Group | None = None) -> Flag:
         group=group,
         reasons=tuple(row["reasons"] or ()),
         nearest=tuple(Neighbour(**near) for near in row["nearest"] or ()),
-        confirmed=row["confirmed"] and Neighbour(**row["confirmed"]),
         run_id=row["run_id"],
     )

@@ -116,7 +116,6 @@ class Flag:
     p_value: in (0, 1], or None where the run makes no promise.
     level: the level that deviates most.
     nearest: the closest normal samples, nearest first: of the reference where there is one.
-    confirmed: the closest confirmed edge case, where that is nearer than those.
     """
 
     rank: int
@@ -131,7 +130,6 @@ class Flag:
     reasons: tuple[str, ...]
     nearest: tuple[Neighbour, ...]
     run_id: str
-    confirmed: Neighbour | None = None
 
 
 @dataclass(frozen=True, slots=True)

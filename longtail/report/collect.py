@@ -30,7 +30,7 @@ from longtail.thumbnails import thumbnails
 from pipelines import notes
 from pipelines.publish import read_audits
 from schemas.catalog import Catalog
-from schemas.records import LEVELS
+from schemas.records import LEVELS, Neighbour
 
 MOST_CARDS = 60
 MOST_FAULT_CARDS = 18
@@ -73,8 +73,9 @@ def collect(catalog: Catalog, run_id: str) -> ReportData:
     flags = read_flags(catalog, run_id)
     outliers = [flag for flag in flags if flag.kind == "outlier"]
     faults = [flag for flag in flags if flag.kind == "capture_fault"]
-    cards = tuple(map(Card.of, alike(outliers)[:MOST_CARDS]))
-    fault_cards = tuple(map(Card.of, alike(faults)[:MOST_FAULT_CARDS]))
+    near = _confirmed(catalog, run_id)
+    cards = tuple(Card.of(one, near) for one in alike(outliers)[:MOST_CARDS])
+    fault_cards = tuple(Card.of(one, near) for one in alike(faults)[:MOST_FAULT_CARDS])
     matches = _matches(catalog, run_id, encoder, {flag.sample_id for flag in flags})
     # A run may be killed after it published its scores and before it wrote its metrics.
     summary = metrics.get("summary", {})
@@ -216,11 +217,18 @@ def _matches(
     )
 
 
+def _confirmed(catalog: Catalog, run_id: str) -> dict[str, Neighbour]:
+    """The confirmed edge case that is nearer to a flag than any normal sample, by the flag's id."""
+    has_one = (ds.field("run_id") == run_id) & ds.field("confirmed").is_valid()
+    rows = catalog.scores.read(["sample_id", "confirmed"], has_one).to_pylist()
+    return {row["sample_id"]: Neighbour(**row["confirmed"]) for row in rows}
+
+
 def _pictured(cards: Iterable[Card], matches: Iterable[Matches]) -> set[str]:
     ids = {match.sample_id for each in matches for match in each.shown}
     for card in cards:
         ids |= {card.flag.sample_id, *(near.sample_id for near in card.flag.nearest)}
         ids |= {flag.sample_id for flag in card.others[:MOST_ALIKE]}
-        if card.flag.confirmed:
-            ids.add(card.flag.confirmed.sample_id)
+        if card.confirmed:
+            ids.add(card.confirmed.sample_id)
     return ids

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.audit import Audit
-from schemas.records import Flag, Level
+from schemas.records import Flag, Level, Neighbour
 
 MOST_ALIKE = 30
 """Thumbnails of alike flags on one card."""
@@ -100,17 +100,20 @@ class Card:
     """What one look judges: a flag by itself, or the medoid of a group and all of its members.
 
     members: best first, the medoid among them; just the flag itself where it is in no group.
+    confirmed: the edge case that is nearer to the flag than any normal sample.
     """
 
     flag: Flag
     members: tuple[Flag, ...]
+    confirmed: Neighbour | None = None
 
     @classmethod
-    def of(cls, members: Sequence[Flag]) -> Card:
-        """The card of alike flags, best first."""
+    def of(cls, members: Sequence[Flag], confirmed: Mapping[str, Neighbour]) -> Card:
+        """The card of alike flags, best first; confirmed: by the id of a flag."""
         group = members[0].group
         medoid = next((flag for flag in members if group and flag.sample_id == group.medoid), None)
-        return cls(medoid or members[0], tuple(members))
+        flag = medoid or members[0]
+        return cls(flag, tuple(members), confirmed.get(flag.sample_id))
 
     @property
     def others(self) -> tuple[Flag, ...]:

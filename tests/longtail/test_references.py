@@ -132,16 +132,22 @@ def test_stranger_images_than_in_the_run_before_are_said(root: Path, tmp_path: P
     assert "stranger than in the run before" in report.read_text("utf-8")
 
 
-def test_another_fit_by_the_same_words_is_not_compared(root: Path, photographs: Path) -> None:
-    workspace = opened(root, reference="before:2100-01-01")
-    workspace.verdict(sorted(of_source(workspace, "line-4"))[:10], "junk")
+@pytest.mark.parametrize("changed", ["samples", "detector"])
+def test_another_fit_by_the_same_words_is_not_compared(
+    root: Path, photographs: Path, tmp_path: Path, changed: str
+) -> None:
+    workspace = opened(root, reference="source:line-3")
     workspace.mine()
-    assert "in the run before" not in workspace.notes()[0]
-    workspace.verdict(sorted(of_source(workspace, "line-4"))[:20], "junk")
-    workspace.mine()
-    assert "in the run before" not in workspace.notes()[0]
-    opened(root, reference="before:2100-01-01", detector="knn").mine()
-    assert "in the run before" not in workspace.notes()[0]
+    if changed == "samples":
+        workspace.verdict(sorted(of_source(workspace, "line-3"))[:9], "junk")
+    else:
+        workspace = opened(root, reference="source:line-3", detector="knn")
+    for i, path in enumerate(sorted(photographs.iterdir())[:8]):
+        (tmp_path / f"{i}.png").write_bytes(path.resolve().read_bytes() + b"\0")
+    workspace.run([f"{tmp_path}/*.png"], source="line-4")
+    said = workspace.notes()[0]
+    assert said.startswith("by reference source:line-3, of ")
+    assert "in the run before" not in said
 
 
 def test_datasets_dates_and_verdicts_are_references(root: Path) -> None:
@@ -313,12 +319,12 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     assert left == flagged - {judged}  # what is not proven takes no place
 
 
-@pytest.mark.parametrize("detector", ["combined", "module:seeing:contrast"])
+@pytest.mark.parametrize("detector", ["combined", "module:contrasting:contrast"])
 def test_a_source_that_shifted_is_news_once(
     root: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: str
 ) -> None:
     own = "def contrast(pool, baseline):\n    return pool.quality['contrast']\n"
-    (tmp_path / "seeing.py").write_text(own)
+    (tmp_path / "contrasting.py").write_text(own)
     monkeypatch.syspath_prepend(tmp_path)
     rng = np.random.default_rng(0)
     for i, path in enumerate(sorted(photographs.iterdir())[:40]):  # a camera with a noisy sensor
