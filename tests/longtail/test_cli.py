@@ -176,7 +176,7 @@ def test_init_says_what_comes_next(longtail, tmp_path: Path) -> None:
     [
         (["flags", "--kind", "strange"], "strange"),
         (["flags", "--run", "20200101"], "no mining run '20200101'"),
-        (["query"], "give an image file, a sample id or a text"),
+        (["query"], "give an image file, a sample id, a vector or a text"),
         (["query", "--id", "0123456789ab"], "there is no sample whose id starts with"),
         (["verdict", "0123456789ab"], "'0123456789ab' is no verdict; end with one of edge_case"),
         (["verdict", "edge_case"], "which sample is 'edge_case'?"),

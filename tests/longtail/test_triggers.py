@@ -52,10 +52,15 @@ def test_a_run_tells_its_new_matches_once(
 
 
 def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
-    flagged = workspace.flags(top=1)[0].sample_id
-    alike = workspace.query(sample_id=flagged, k=4)["sample_id"].to_pylist()[1:]
-    workspace.add_trigger("strange", alike)
     first = Workspace(workspace.root, {"mining": {"budget": 9}})
+    first.mine()
+    flagged = [flag.sample_id for flag in first.flags(top=9)]
+    pairs = [
+        first.query(sample_id=each, k=2, within=1)["sample_id"].to_pylist() for each in flagged
+    ]
+    alike = next(pair[:1] for pair in pairs if pair[-1] in flagged and len(pair) == 2)
+    workspace.add_trigger("strange", alike)
+    first = Workspace(workspace.root, {"mining": {"budget": 10}})
     first.mine()
     run_id, told = first.flags()[0].run_id, first.notes()
     assert any("of them flagged" in line and " 0 of them" not in line for line in told)

@@ -231,7 +231,7 @@ def test_queries_that_cannot_be_answered(
         mined.query(sample_id="ffffffffffff")
     with pytest.raises(NotFoundError, match="'ab' is too short"):
         mined.query(sample_id="ab")
-    with pytest.raises(UsageError, match="give an image file, a sample id or a text"):
+    with pytest.raises(UsageError, match="give an image file, a sample id, a vector or a text"):
         mined.query()
     with pytest.raises(NotFoundError, match="no indexed samples"):
         empty.query(sample_id="ffffffffffff")
@@ -436,11 +436,11 @@ class batched(fp32):
         return super().encode(pixels)
 
 
-def elsewhere():
-    made = fp32()
-    if threading.current_thread() is not threading.main_thread():
-        made.info = replace(fp32.info, weights_sha256="1" * 64)
-    return made
+class elsewhere(fp32):
+    @property
+    def info(self):
+        here = threading.current_thread() is threading.main_thread()
+        return fp32.info if here else replace(fp32.info, weights_sha256="1" * 64)
 """
 
 
