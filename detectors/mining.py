@@ -391,16 +391,16 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
 def _without_faults(
     found: Mask, notes: Sequence[str], p_value: Floats, at_fault: Mask, policy: Policy
 ) -> tuple[Mask, Sequence[str]]:
-    """The discoveries that stand where captures at fault are no hypotheses, and what to say.
+    """The discoveries that stand where captures at fault prove nothing, and what to say.
 
     Left in, they would lend the others a threshold. As the reference's own stay in its scores,
     p-values are none too small.
     """
     if policy.fdr is None or not (found & at_fault).any():
         return found, notes
-    asked = np.flatnonzero(~at_fault & ~np.isnan(p_value))
+    asked = ~np.isnan(p_value)
     left = np.zeros(len(found), dtype=bool)
-    left[asked] = benjamini_hochberg(p_value[asked], policy.fdr)
+    left[asked] = benjamini_hochberg(np.where(at_fault, 1.0, p_value)[asked], policy.fdr)
     left &= found
     less = int(found.sum() - left.sum())
     return left, [*notes, f"{less:,} of these are capture faults, or unproven without them"]
