@@ -1,7 +1,7 @@
 """Detection beside its rivals on the same embeddings: seeded, in one run.
 
     python -m benchmarks.detect --quick      under a minute; ends in one JSON line
-    python -m benchmarks.detect              10 seeds, for benchmarks/results/detect.json
+    python -m benchmarks.detect              10 seeds and more, for benchmarks/results/detect.json
     python -m benchmarks.detect --part elpv  a piece of it: elpv, groups, captures, calibration,
                                              labels or speed
     python -m benchmarks.detect --ours       our scores anew beside the rivals' of the results there
@@ -31,8 +31,8 @@ from benchmarks.detect_rows import OURS, Row
 from benchmarks.detect_tables import Rows, Size
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
-FULL = Size(seeds=10, label_seeds=20, cells=None)
-QUICK = Size(seeds=1, label_seeds=3, cells=400)
+FULL = Size(seeds=10, rate_seeds=40, label_seeds=20, cells=None)
+QUICK = Size(seeds=1, rate_seeds=8, label_seeds=3, cells=400)
 QUICK_DEFECTS = 160
 NOT_QUICK = {"PyOD HBOS", "PyOD CBLOF", "PyOD IForest"}
 """Left out of the quick form: the first call of two compiles for seconds, and the third is

@@ -51,10 +51,11 @@ BUDGET_FOR_BROKEN = 0.02
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. seeds: of each table. cells: clean ones in a pool with broken
-    captures; None for all."""
+    """How much is measured. seeds: of each table but those of its own. cells: clean ones in a pool
+    with broken captures; None for all."""
 
     seeds: int
+    rate_seeds: int
     label_seeds: int
     cells: int | None
 
@@ -173,7 +174,7 @@ def calibration(cells: Cells, size: Size) -> Rows:
     cell type is the whole pool's half, a fifth of it, or 24 cells; a false alarm is any clean cell.
     """
     rows: Rows = defaultdict(Row)
-    for seed in range(size.seeds):
+    for seed in range(size.rate_seeds):
         _, clean, defects = cells.split(seed)
         known, fresh = np.array_split(clean, 2)
         mono = cells.types[clean] == "mono"
