@@ -186,9 +186,9 @@ class Embed(beam.DoFn):
             for table in tables:
                 yield from self.samples.add(table)
         yield from self.uris.add(arrow.uris_table(sightings, options.run_id))
-        yield from self.rejects.add(
-            arrow.rejects_table(rejects, str(options.limits), options.run_id)
-        )
+        if rejects:
+            table = arrow.rejects_table(rejects, str(options.limits), options.run_id)
+            yield from self.rejects.add(table)
 
     def _encode_rest(self) -> Iterator[Staged]:
         begun = time.perf_counter()

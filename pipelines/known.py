@@ -32,6 +32,8 @@ class DigestSet:
         return len(self._sorted)
 
     def __contains__(self, string: str) -> bool:
+        if not len(self._sorted):  # as all are in a first run, which asks of every image
+            return False
         digest = np.bytes_(_digest(string))
         at = int(np.searchsorted(self._sorted, digest))
         return at < len(self._sorted) and bool(self._sorted[at] == digest)
