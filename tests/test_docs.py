@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -50,6 +52,46 @@ def test_the_encoders_of_the_page_are_those_that_there_are() -> None:
             assert f"`{form}`" in page
     sidecar = page.partition("```yaml\n")[2].partition("```")[0]
     assert Sidecar.model_validate(yaml.safe_load(sidecar)).patches == 1
+
+
+def results(name: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+    return told
+
+
+def test_every_figure_of_the_readme_is_one_of_the_results() -> None:
+    """In the order in which they stand there."""
+    measured = " ".join(README.partition("## Measured")[2].partition("\n## ")[0].split())
+    encode, summary = results("encode.json"), results("detect.json")["summary"]
+    ratios, peaks = encode["ratio_to_bare_loop"], encode["peak_memory"]["bytes"]
+    rows = {
+        name: row["methods"]
+        for part in ("elpv", "captures")
+        for name, row in results("detect.json")[part]["rows"].items()
+    }
+
+    def rival(row: str) -> float:
+        return max(told["mean"] for name, told in rows[row].items() if name != "longtail")
+
+    for figure in (
+        f"an AUROC of {summary['elpv_ref_auroc']:.1f} against a reference (the best rival "
+        f"{rival('ref AUROC'):.1f})",
+        f"an average precision of {summary['elpv_5pct_ap']:.1f} with 5% defects in one pool "
+        f"({rival('5% AP'):.1f})",
+        f"{summary['group_recall']:.0f}% of groups of 10 to 100",
+        f"{summary['corruption_recall']:.1f}% of 18 kinds of broken capture "
+        f"({rival('mean of 18 kinds'):.1f}%)",
+        f"came to at most {summary['fdr_worst']:.1f}%",
+        f"holds {summary['rows_won']} of {summary['rows']} rows",
+        f"{encode['images_per_s']['elpv_ingest']:.0f} solar cells/s",
+        f"are {ratios['elpv']:.2f} of it, JPEGs of 1.2 and 12 megapixels "
+        f"{ratios['jpeg_1mp']:.2f} and {ratios['jpeg_12mp']:.2f}",
+        f"{encode['speedup_over_torch_fp32']:.1f} times plain fp32 torch, "
+        f"{encode['speedup_over_torch_fp32_per_core']:.1f} times",
+        f"20,000 images takes {peaks['20000'] / 1e9:.2f} GB",
+        f"2,000 takes {peaks['2000'] / 1e9:.2f} GB",
+    ):
+        assert figure in measured, figure
 
 
 def test_the_architecture_names_files_that_exist() -> None:
