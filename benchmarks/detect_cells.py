@@ -75,7 +75,10 @@ class Cells:
     def every_score(
         self, reference: Embedded | None, pool: Embedded
     ) -> Iterator[tuple[str, Floats]]:
-        """The scores of a pool by our default and by each rival, on the high level."""
+        """The scores of a pool by our default and by each rival, on the high level.
+
+        Our default looks at the mid level, too; both side by side make the rivals worse.
+        """
         yield OURS, ours(reference, pool).score
         known = None if reference is None else reference["high"].astype(np.float64)
         for method, rival in self.rivals.items():

@@ -20,6 +20,7 @@ itself is refused.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -62,12 +63,15 @@ def levels(pool: Pool, baseline: Baseline) -> Floats:
 
 
 def lof(pool: Pool, baseline: Baseline) -> Floats:
-    """How much sparser a sample's surroundings are than its neighbours' own."""
-    X = as_matrix(pool.embeddings[baseline.level])
+    """How much sparser a sample's surroundings are than its neighbours' own.
+
+    Equal vectors count once: next to its copies a sample is infinitely dense.
+    """
+    X, own = np.unique(as_matrix(pool.embeddings[baseline.level]), axis=0, return_inverse=True)
     if len(X) < 3:
-        return np.zeros(len(X))
+        return np.zeros(len(pool))
     model = LocalOutlierFactor(min(LOF_NEIGHBOURS, len(X) - 1)).fit(X)
-    return np.asarray(-model.negative_outlier_factor_, dtype=np.float64)
+    return np.asarray(-model.negative_outlier_factor_[own], dtype=np.float64)
 
 
 def pca(pool: Pool, baseline: Baseline) -> Floats:
@@ -159,16 +163,26 @@ def _of_module(name: str, path: str) -> Detector:
 
 
 def _of_pyod(name: str, class_name: str) -> Detector:
+    if not class_name.isidentifier():
+        raise UsageError(f"detector '{name}' names no class; give one of PyOD's, pyod:IForest say")
     try:
         module = importlib.import_module(f"pyod.models.{class_name.lower()}")
-    except ImportError as error:
-        raise UsageError(f"detector '{name}' needs PyOD: {error}; pip install pyod") from error
+    except ModuleNotFoundError as error:
+        if error.name == f"pyod.models.{class_name.lower()}":
+            raise UsageError(f"detector '{name}': PyOD has no module of this name") from error
+        raise UsageError(f"detector '{name}' needs more; pip install {error.name}") from error
     found = getattr(module, class_name, None)
     if found is None:
         raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'")
 
     def fit(pool: Pool, baseline: Baseline) -> Floats:
-        return np.asarray(found().fit(as_matrix(pool.embeddings[baseline.level])).decision_scores_)
+        X = as_matrix(pool.embeddings[baseline.level])
+        try:
+            seeded = "random_state" in inspect.signature(found).parameters
+            model = found(**({"random_state": 0} if seeded else {})).fit(X)
+        except Exception as error:  # some need arguments, and some cannot be fitted to some pools
+            raise UsageError(f"detector '{name}' cannot be used on this pool: {error}") from error
+        return np.asarray(model.decision_scores_)
 
     return fit
 

@@ -192,6 +192,29 @@ def test_lof_and_pca_on_a_line_with_one_point_beside_it(ordinary):
     assert np.argmax(registry.lof(pool, fit_pool(pool))) == 50
 
 
+def test_lof_is_sane_among_more_copies_than_neighbours(ordinary):
+    pool = ordinary(200, odd=1)
+    pool.embeddings["high"][100:160] = pool.embeddings["high"][100]
+    scores = registry.lof(pool, fit_pool(pool))
+    assert np.argmax(scores) == 0
+    assert scores.max() < 10
+    assert len(set(scores[100:160])) == 1
+
+
+def test_pyod_detectors_give_the_same_scores_every_time(ordinary):
+    pool = ordinary(200)
+    first, second = (mine(pool, Policy(Budget(count=3), detector="pyod:IForest")) for _ in range(2))
+    np.testing.assert_array_equal(first.score, second.score)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("pyod:LSCP", "cannot be used"), ("pyod:", "names no class")]
+)
+def test_a_pyod_detector_that_does_not_work_says_so(name, message, ordinary):
+    with pytest.raises(UsageError, match=f"'{name}' {message}"):
+        mine(ordinary(50), Policy(Budget(count=3), detector=name))
+
+
 @pytest.mark.parametrize("name", ["lof", "pca", "pyod:KNN"])
 def test_what_compares_a_pool_with_itself_is_refused_against_a_reference(name, ordinary):
     reference = ordinary(100)
