@@ -14,7 +14,8 @@ from benchmarks.detect_images import cells
 from benchmarks.detect_rivals import Rival
 from benchmarks.detect_rows import OURS, Floats
 from detectors.baseline import CROWD, fit_reference
-from detectors.mining import Budget, Findings, Policy, mine
+from detectors.findings import Budget, Findings, Policy
+from detectors.mining import mine
 from detectors.pool import Pool
 from encoders.images import Limits, decode
 from encoders.registry import DEFAULT, load

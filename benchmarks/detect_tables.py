@@ -34,7 +34,8 @@ from benchmarks.detect_rows import (
     resampled,
 )
 from detectors.baseline import fit_reference
-from detectors.mining import Budget, Policy, mine
+from detectors.findings import Budget, Policy
+from detectors.mining import mine
 from detectors.pool import Pool
 from detectors.suggest import suggest
 from schemas.records import LEVELS

@@ -21,7 +21,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.detect_images import cells
 from detectors.baseline import fit_pool, fit_reference
-from detectors.mining import Policy, mine
+from detectors.findings import Policy
+from detectors.mining import mine
 from detectors.patches import Bank, fit_bank, ordinary_half, patch_scores
 from detectors.pool import Patches, Pool
 from detectors.registry import knn, mahalanobis, patch

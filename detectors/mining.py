@@ -7,8 +7,8 @@ outliers and faults --> groups, reasons, nearest normal samples
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 
@@ -18,22 +18,19 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
-from detectors.baseline import CROWD, ISOLATION, NEIGHBOURS, Baseline, Measures, fit_pool, kind
+from detectors.baseline import ISOLATION, Baseline, Measures, fit_pool, kind
 from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
+from detectors.findings import CAPTURE_FAULT, OUTLIER, Findings, Policy, Reviews
 from detectors.groups import find_groups
 from detectors.pool import Pool
 from detectors.promise import Promise, promise
 from detectors.registry import AGAINST_REFERENCE, DEFAULT, Yardstick, detector, yardstick
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, knn_distance, linear_z, share_below
 from detectors.shift import Shift, find_shifts
-from schemas.errors import UsageError
-from schemas.records import LEVELS, FlagKind, Level
-
-OUTLIER: FlagKind = "outlier"
-CAPTURE_FAULT: FlagKind = "capture_fault"
+from schemas.records import LEVELS
 
 ORDINARY_Z = 2.0
 """Of ordinary samples one in forty lies further out than so many robust deviations."""
@@ -43,129 +40,6 @@ FOREIGN = 2.0
 """So many times as far from the centre as usual no image of the kind lies, however spoilt."""
 BLOCK = 1024
 """Flags compared with the whole pool at a time: bounds the memory of the exact search."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How many outliers a person can look at: a count, or a share of the pool in (0, 1]."""
-
-    count: int | None = None
-    share: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """ "200" or "2%". Raises UsageError for anything else."""
-        try:
-            if text.endswith("%"):
-                share = float(text[:-1]) / 100
-                if 0 < share <= 1:
-                    return cls(share=share)
-            elif int(text) > 0:
-                return cls(count=int(text))
-        except ValueError:
-            pass
-        raise UsageError(f"budget '{text}' is neither a count like 200 nor a share like 2%")
-
-    def of(self, samples: int) -> int:
-        """The number of outliers allowed among `samples`; a share is rounded up."""
-        if self.share is not None:
-            return int(np.ceil(self.share * samples))
-        return min(self.count or 0, samples)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How a pool is mined.
-
-    budget: how many outliers. fdr: the false discovery rate to promise instead, where a
-    reference allows it. detector: a name of `detectors.registry`. neighbours: k of the kNN
-    distance. level: the one that is scored. fault_threshold: what `Baseline.broken` is asked for;
-    what is broken and no outlier is a capture fault. nearest: how many normal samples to show
-    beside a flag. apart: samples within this distance of each other count once, 0 for none; no rate
-    is promised then.
-    """
-
-    budget: Budget = Budget(share=0.02)
-    fdr: float | None = None
-    detector: str = DEFAULT
-    neighbours: int = NEIGHBOURS
-    level: Level = "high"
-    fault_threshold: float = NOTABLE_Z
-    nearest: int = 3
-    apart: float = 0.0
-
-    @property
-    def searched(self) -> int:
-        """How many neighbours a pool's `distances` should hold."""
-        return max(self.neighbours, CROWD)
-
-
-@dataclass(frozen=True, slots=True)
-class Reviews:
-    """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and which of
-    them were called edge cases, and junk (None for none). Who was judged takes no place in the
-    budget again."""
-
-    sample_ids: Sequence[str]
-    vectors: NDArray[np.floating]
-    is_edge_case: Mask
-    is_junk: Mask | None = None
-
-    @property
-    def not_normal(self) -> list[str]:
-        """The samples that nobody is to be shown as normal."""
-        odd = self.is_edge_case if self.is_junk is None else self.is_edge_case | self.is_junk
-        return [self.sample_ids[row] for row in np.flatnonzero(odd).tolist()]
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What a run says of each of the n samples, and of its f flags in the order of their ranks.
-
-    score: (n,) robust deviations: 0 is ordinary, above 3.5 is strange, and the same in every
-    run on one reference. p_value: (n,) in (0, 1], None without a reference, NaN in a source that
-    has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
-    any source is judged by itself; None without a reference.
-    z: (n,) robust deviations per level. level: (n,) the level with the largest. for_its_kind: the
-    same against each sample's own neighbours, empty against a reference. isolation: (n,) mean
-    distance to the nearest neighbours. deviation: (n,) what capture faults raise, of
-    `Baseline.deviation`. broken: (n,) of `Baseline.broken`.
-    flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
-    faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
-    nearest: (f, m) rows of the closest normal samples, nearest first, -1 where there are fewer: of
-    the reference where its samples were given, else of the pool. nearest_distances: (f, m), NaN
-    there. confirmed: (f,) the review of the confirmed edge case that is nearer than those, -1 for
-    none; confirmed_distances: (f,), NaN there. group: (f,) alike flags of one kind, numbered from
-    0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
-    shifts: sources that moved as a whole. notes: what else the run must say, one line each.
-    promised: whether the outliers are the discoveries at the policy's rate, and not a budget's.
-    moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
-    that an unflagged near-duplicate is counted with, -1 for none.
-    """
-
-    score: Floats
-    p_value: Floats | None
-    tail: Floats | None
-    z: Mapping[Level, Floats]
-    level: list[Level]
-    for_its_kind: Mapping[Level, Floats]
-    isolation: Floats
-    deviation: Floats
-    broken: Mask
-    flagged: Ints
-    kinds: list[FlagKind]
-    reasons: list[tuple[str, ...]]
-    nearest: Ints
-    nearest_distances: Floats
-    confirmed: Ints
-    confirmed_distances: Floats
-    group: Ints
-    group_distance: Floats
-    shifts: list[Shift]
-    notes: list[str]
-    promised: bool
-    moved: int
-    duplicate_of: Ints
 
 
 def mine(

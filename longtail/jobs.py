@@ -203,7 +203,7 @@ class Jobs:
         encoder that changed, UsageError as `check_mining` does.
         """
         from detectors.disagreement import DOUBTS
-        from detectors.mining import Budget, Policy
+        from detectors.findings import Budget, Policy
         from pipelines import mine
 
         self.check_encoder()

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from detectors.baseline import Baseline
 from detectors.disagreement import DOUBTS, doubt
 from detectors.drift import Strangeness
-from detectors.mining import Findings, Policy, Reviews, mine
+from detectors.findings import Findings, Policy, Reviews
+from detectors.mining import mine
 from detectors.pool import Patches, Pool
 from detectors.registry import yardstick
 from index.search import Snapshot

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from detectors.drift import Strangeness
-from detectors.mining import OUTLIER, Findings, Reviews
+from detectors.findings import OUTLIER, Findings, Reviews
 from detectors.shift import Shift
 
 NOTES = "notes.json"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
-from detectors.mining import Budget, Policy, Reviews, mine
+from detectors.findings import Budget, Policy, Reviews
+from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.errors import CorruptionError
 

@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from detectors.baseline import fit_reference
-from detectors.mining import Budget, Policy, Reviews, mine
+from detectors.findings import Budget, Policy, Reviews
+from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.errors import UsageError
 from schemas.records import LEVELS

@@ -9,7 +9,8 @@ from scipy.spatial.distance import cdist
 from detectors import registry
 from detectors.baseline import fit_pool, fit_reference
 from detectors.disagreement import DOUBTS
-from detectors.mining import Budget, Policy, mine
+from detectors.findings import Budget, Policy
+from detectors.mining import mine
 from detectors.pool import Patches
 from schemas.errors import UsageError
 
