@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -29,7 +28,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from encoders import images, registry
 from encoders.base import Encoder, EncoderInfo, batch_of
 from pipelines import encoding, progress, sources
-from pipelines.ahead import READING_THREADS, ReadAhead
+from pipelines.ahead import ReadAhead
 from pipelines.known import Known
 from pipelines.publish import Stage, Staged
 from pipelines.samples import IngestOptions, Publish
@@ -117,12 +116,10 @@ class Embed(beam.DoFn):
         )
         self.known = self.shared_known.acquire(lambda: _known(options))
         self.progress = progress.of(options.run_id)
-        self.readers = ThreadPoolExecutor(READING_THREADS, "read")
-        self.encoding = ThreadPoolExecutor(1, "encode")
+        self.threads = encoding.Threads()
 
     def teardown(self) -> None:
-        self.readers.shutdown(cancel_futures=True)
-        self.encoding.shutdown(cancel_futures=True)
+        self.threads.close()
 
     def start_bundle(self) -> None:
         catalog, limits = self.options.catalog, self.options.limits
@@ -131,11 +128,11 @@ class Embed(beam.DoFn):
         self.rejects = Stage("rejects", catalog.rejects)
         # Of this bundle only: a bundle that is tried again starts from nothing.
         self.taken: set[str] = set()
-        self.ahead = ReadAhead(self.readers, lambda ref: read_and_hash(ref, limits))
+        self.ahead = ReadAhead(self.threads.readers, lambda ref: read_and_hash(ref, limits))
         self.waiting: Sequence[ImageRef] = ()
         self.encoder: Encoder | None = None
         self.gathered: encoding.Gather[Decoded, pa.Table] = encoding.Gather(
-            self.encoding, self._encode, lambda: batch_of(self._loaded())
+            self.threads.encoder, self._encode, lambda: batch_of(self._loaded())
         )
 
     def process(self, refs: Sequence[ImageRef]) -> Iterator[Staged]:

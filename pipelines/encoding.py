@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from encoders import hardware
 from encoders.base import Encoder, EncoderInfo, PatchEncoder
 from encoders.registry import LoadOptions, Options
+from pipelines.ahead import READING_THREADS
 from schemas.errors import EncoderError
 
 T = TypeVar("T")
@@ -20,6 +21,19 @@ def of_worker(options: Options, info: EncoderInfo, workers: int) -> LoadOptions:
     """The options of one more worker: of several GPUs the next, of precisions the run's."""
     device = hardware.next_device(options.get("device", "auto"))
     return {**options, "device": device, "precision": info.precision, "workers": workers}
+
+
+class Threads:
+    """What a worker has beside its own thread: some that read ahead, and one that encodes."""
+
+    def __init__(self) -> None:
+        self.readers = ThreadPoolExecutor(READING_THREADS, "read")
+        self.encoder = ThreadPoolExecutor(1, "encode")
+
+    def close(self) -> None:
+        """Start nothing more, and wait for what runs."""
+        self.readers.shutdown(cancel_futures=True)
+        self.encoder.shutdown(cancel_futures=True)
 
 
 def same(encoder: E, info: EncoderInfo) -> E:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,7 +35,7 @@ from detectors.patches import Bank, fit_bank, ordinary_half, patch_scores, stran
 from encoders import images, registry
 from encoders.base import EncoderInfo, PatchEncoder, batch_of
 from pipelines import encoding, progress, sources
-from pipelines.ahead import READING_THREADS, ReadAhead
+from pipelines.ahead import ReadAhead
 from pipelines.known import DigestSet
 from pipelines.publish import Stage, Staged, drop_repeats, of_table, record_audit
 from schemas import arrow
@@ -149,7 +149,7 @@ def _named(rows: pa.Table | pa.RecordBatch) -> list[Named]:
     return [(sample_id, ImageRef(uri, size=size)) for sample_id, uri, size in columns]
 
 
-class _OfImages(beam.DoFn):
+class _OfImages(beam.DoFn, ABC):
     """Reads and decodes samples and works on their patches; in: list of Named.
 
     Each list waits until the next one is being read, the last for the end of its bundle.
@@ -158,30 +158,28 @@ class _OfImages(beam.DoFn):
     def __init__(self, options: PatchOptions) -> None:
         self.options = options
 
+    @abstractmethod
     def work(self, found: Sequence[Found]) -> Any:
         """What is made of a batch; on a GPU in a thread of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_out(self, made: Sequence[Any], lost: Sequence[str]) -> Iterator[Any]:
         """What leaves the worker. lost: samples whose images are not what they were."""
-        raise NotImplementedError
 
     def setup(self) -> None:
         options = self.options
         self.encoder_options = encoding.of_worker(
             options.encoder_options, options.info, options.workers
         )
-        self.readers = ThreadPoolExecutor(READING_THREADS, "read")
-        self.encoding = ThreadPoolExecutor(1, "encode")
+        self.threads = encoding.Threads()
 
     def teardown(self) -> None:
-        self.readers.shutdown(cancel_futures=True)
-        self.encoding.shutdown(cancel_futures=True)
+        self.threads.close()
 
     def start_bundle(self) -> None:
-        self.ahead = ReadAhead(self.readers, lambda ref: read_and_hash(ref.uri))
+        self.ahead = ReadAhead(self.threads.readers, lambda ref: read_and_hash(ref.uri))
         self.waiting: Sequence[Named] = ()
-        self.gathered = encoding.Gather(self.encoding, self.work, self._batch)
+        self.gathered = encoding.Gather(self.threads.encoder, self.work, self._batch)
 
     def process(self, named: Sequence[Named]) -> Iterator[Any]:
         self.ahead.expect([ref for _, ref in named])
