@@ -40,9 +40,9 @@ _SHORTEST_PREFIX = 6
 class Question:
     """What is asked of `Finder.query`; its fields are the parameters of `Workspace.query`."""
 
-    images: Sequence[str | Path]
-    sample_ids: Sequence[str]
-    vectors: ArrayLike
+    image: str | Path | Sequence[str | Path]
+    sample_id: str | Sequence[str]
+    vector: ArrayLike
     text: str | None = None
     unlike: Sequence[str | Path] = ()
     k: int
@@ -185,13 +185,15 @@ def _started_by(samples: Table, prefix: str, what: str) -> str:
 
 def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:
     """The examples (p, d), p > 0: files, then samples, words and vectors."""
-    found = [examples.of_file(Path(file)) for file in asked.images]
-    if len(asked.sample_ids):
-        found.append(examples.of_samples(asked.sample_ids))
+    files = [asked.image] if isinstance(asked.image, str | Path) else asked.image
+    ids = [asked.sample_id] if isinstance(asked.sample_id, str) else asked.sample_id
+    found = [examples.of_file(Path(file)) for file in files]
+    if len(ids):
+        found.append(examples.of_samples(ids))
     if asked.text is not None:
         found.append(examples.of_text(asked.text))
-    if np.size(asked.vectors):
-        found.append(examples.of_vectors(asked.vectors))
+    if np.size(asked.vector):
+        found.append(examples.of_vectors(asked.vector))
     if not found:
         raise UsageError("give an image file, a sample id, a vector or a text to query by")
     return found[0] if len(found) == 1 else np.concatenate(found)

@@ -205,6 +205,7 @@ class Jobs:
         from detectors.disagreement import DOUBTS
         from detectors.findings import Budget, Policy
         from pipelines import mine
+        from pipelines.pool import MineOptions
 
         self.check_encoder()
         self.check_mining(save_reference)
@@ -246,7 +247,7 @@ class Jobs:
             fault_threshold=mining.fault_threshold,
             apart=mining.apart,
         )
-        options = mine.MineOptions(
+        options = MineOptions(
             run_id=run.run_id,
             catalog=self.catalog,
             encoder_id=encoder_id,

@@ -233,9 +233,9 @@ class Workspace:
         """
         return self._finder.query(
             Question(
-                images=[image] if isinstance(image, str | Path) else image,
-                sample_ids=[sample_id] if isinstance(sample_id, str) else sample_id,
-                vectors=vector,
+                image=image,
+                sample_id=sample_id,
+                vector=vector,
                 text=text,
                 unlike=unlike,
                 k=k,
@@ -264,9 +264,9 @@ class Workspace:
         """
         return self._finder.query_each(
             Question(
-                images=[image] if isinstance(image, str | Path) else image,
-                sample_ids=[sample_id] if isinstance(sample_id, str) else sample_id,
-                vectors=vector,
+                image=image,
+                sample_id=sample_id,
+                vector=vector,
                 k=k,
                 within=within,
                 where=where,
