@@ -244,9 +244,7 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
 
     Noise, dead pixels and exposure change the texture most and leave a picture what it is. Blur and
     vignetting look like strange content to an encoder, and a foreign photograph is strange at every
-    level: what is in doubt stays an edge case. On solar cells 4% of the defects in the strangest 5%
-    are taken for faults so, no foreign photograph, and 57% of the camera's faults there; all that
-    may be broken would take 26% of the defects and every foreign photograph.
+    level: what is in doubt stays an edge case, and its reasons say that it may be a fault.
     """
     low, high = (
         np.max([z[name] for name in (level, kind(level)) if name in z], axis=0)

@@ -73,7 +73,12 @@ def test_every_figure_of_the_readme_is_one_of_the_results() -> None:
     def rival(row: str) -> float:
         return max(told["mean"] for name, told in rows[row].items() if name != "longtail")
 
+    rates = results("detect.json")["calibration"]["rows"]
+    withdrawn = [
+        rates[row]["methods"]["withdrawn"]["seeds"] for row in ("shifted", "a fifth shifted")
+    ]
     for figure in (
+        f"withdrawn in {sum(map(sum, withdrawn)) / 100:.0f} of {sum(map(len, withdrawn))} pools",
         f"an AUROC of {summary['elpv_ref_auroc']:.1f} against a reference (the best rival "
         f"{rival('ref AUROC'):.1f})",
         f"an average precision of {summary['elpv_5pct_ap']:.1f} with 5% defects in one pool "
