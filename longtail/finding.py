@@ -179,7 +179,8 @@ def _started_by(samples: Table, prefix: str, what: str) -> str:
             if found
             else f"is no {what} whose id starts"
         )
-        raise NotFoundError(f"there {there} with '{prefix}'; 'longtail flags' shows ids")
+        way_out = "; 'longtail flags' shows ids" if what == "sample" else ""
+        raise NotFoundError(f"there {there} with '{prefix}'{way_out}")
     return str(found[0])
 
 
