@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from longtail import Workspace
 from longtail.cli import main
@@ -76,3 +78,15 @@ def longtail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         return Outcome(int(code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def photograph() -> Callable[[Path, int], Path]:
+    """Makes a new image at a path, unlike any other."""
+
+    def make(path: Path, value: int) -> Path:
+        noise = np.random.default_rng(value).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+        return path
+
+    return make
