@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.pool import Pool
 from detectors.scores import (
@@ -38,10 +39,14 @@ from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
 """(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
-that is held against itself also `kind(level)`, and the `GROUPS`."""
+that is held against itself also `kind(level)`, and the `GROUPS`; of one that is held against a
+reference PARTS."""
 
 ISOLATION = "isolation"
 """The mean distance to the nearest neighbours."""
+PARTS = "parts"
+"""The distance of the other levels to what the scored one lets expect: what looks right as a whole
+may have parts or a texture that its like do not."""
 PATCH = "patch"
 """The distance of the strangest spot; where that is unknown it is the usual one."""
 CROWDED = "crowd"
@@ -52,7 +57,8 @@ two: a group is odd in what it shows and in its parts, an ordinary minority in o
 GROUPS = (CROWDED, APART)
 """What tells one of a group of alike oddities. Against a reference no group can hide."""
 SECOND: Level = "mid"
-"""This level has a say beside the scored one: what is strange in its parts."""
+"""This level has a say beside the scored one where there is no reference: what is strange in its
+parts. With all levels together so many dimensions let a group bend the fit."""
 
 NEIGHBOURS = 3
 """More hide the members of a small group less, and blur what a single oddity is far from."""
@@ -60,7 +66,7 @@ CROWD = 100
 """At most so many neighbours are a crowd; a tenth of a smaller pool."""
 SOURCE_WEIGHT = 50
 """A source of this many samples is half believed about its own centre and spread."""
-FORMAT = 1
+FORMAT = 2
 
 
 def kind(level: Level) -> str:
@@ -137,7 +143,7 @@ class Baseline:
     people and for checks (name, encoder, index snapshot).
     """
 
-    gaussians: Mapping[Level, Gaussian]
+    gaussians: Mapping[str, Gaussian]
     scales: Scales
     level: Level
     neighbours: int
@@ -156,13 +162,16 @@ class Baseline:
                 "the reference was fitted with patch scores; set 'patches: true', or fit it again"
             )
         raw = _distances(pool, self.neighbours)
-        for level, gaussian in self.gaussians.items():
-            raw[level] = gaussian.distance(pool.embeddings[level])
+        for level in LEVELS:
+            raw[level] = self.gaussians[level].distance(pool.embeddings[level])
+        if PARTS in self.gaussians:
+            raw[PARTS] = self.gaussians[PARTS].distance(*_together(pool, self.level))
         return {name: values for name, values in raw.items() if name in self.z}
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
-        judges = dict.fromkeys([ISOLATION, self.level, SECOND, PATCH])
+        second = PARTS if PARTS in z else SECOND
+        judges = dict.fromkeys([ISOLATION, self.level, second, PATCH])
         # One that is the same for all has nothing to say: a level that the encoder lacks, say.
         singles = [z[name] for name in judges if name in z and self.scales.pooled[name].spread]
         return combined(singles or [z[ISOLATION]], [z[group] for group in GROUPS if group in z])
@@ -198,6 +207,7 @@ class Baseline:
             "sources": list(self.sources),
             "about": dict(self.about),
             "measures": list(self.z),
+            "gaussians": list(self.gaussians),
             "pooled": _plain(self.scales.pooled),
             "of_source": {name: _plain(scale) for name, scale in self.scales.of_source.items()},
         }
@@ -215,8 +225,8 @@ class Baseline:
         with _archive(path) as (header, archive):
             return cls(
                 gaussians={
-                    level: Gaussian(archive[f"mean.{level}"], archive[f"factor.{level}"])
-                    for level in LEVELS
+                    name: Gaussian(archive[f"mean.{name}"], archive[f"factor.{name}"])
+                    for name in header["gaussians"]
                 },
                 scales=Scales(
                     _scales(header["pooled"]),
@@ -262,14 +272,18 @@ def fit_reference(
 
     Nothing is asked of groups: they cannot hide in a fit that they take no part in.
     """
-    fits = {each: fit_left_out(reference.embeddings[each]) for each in LEVELS}
+    fits: dict[str, tuple[Gaussian, Floats]] = {}
+    fits |= {each: fit_left_out(reference.embeddings[each]) for each in LEVELS}
+    together, given = _together(reference, level)
+    fits[PARTS] = fit_left_out(together, given=given)
     raw = _distances(reference, neighbours)
     return _baseline(reference, level, neighbours, fits, raw, about or {})
 
 
 def fit_pool(pool: Pool, level: Level = "high", neighbours: int = NEIGHBOURS) -> Baseline:
     """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised."""
-    fits = {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
+    fits: dict[str, tuple[Gaussian, Floats]] = {}
+    fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {})
     return replace(fitted, z={**fitted.z, APART: _apart(pool, level)})
@@ -288,7 +302,7 @@ def _baseline(
     samples: Pool,
     level: Level,
     neighbours: int,
-    fits: Mapping[Level, tuple[Gaussian, Floats]],
+    fits: Mapping[str, tuple[Gaussian, Floats]],
     others: Measures,
     about: Mapping[str, str | int],
 ) -> Baseline:
@@ -305,6 +319,13 @@ def _baseline(
         z=scales.z(raw, samples.sources),
         about=about,
     )
+
+
+def _together(pool: Pool, level: Level) -> tuple[NDArray[np.float32], int]:
+    """All levels side by side (n, d), the scored one first, and how many dimensions that has."""
+    scored = pool.embeddings[level]
+    others = [pool.embeddings[each] for each in LEVELS if each != level]
+    return np.concatenate([scored, *others], axis=1), scored.shape[1]
 
 
 def _distances(pool: Pool, neighbours: int) -> dict[str, Floats]:

@@ -101,7 +101,8 @@ class Findings:
     has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
     any source is judged by itself; None without a reference.
     z: (n,) robust deviations per level. level: (n,) the level with the largest. for_its_kind: the
-    same against each sample's own neighbours, empty against a reference. isolation: (n,) mean
+    same against each sample's own neighbours, empty against a reference. parts: (n,) of the other
+    levels given the scored one, None without a reference. isolation: (n,) mean
     distance to the nearest neighbours. deviation: (n,) what capture faults raise, of
     `Baseline.deviation`. broken: (n,) of `Baseline.broken`.
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
@@ -123,6 +124,7 @@ class Findings:
     z: Mapping[Level, Floats]
     level: list[Level]
     for_its_kind: Mapping[Level, Floats]
+    parts: Floats | None
     isolation: Floats
     deviation: Floats
     broken: Mask

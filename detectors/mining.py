@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
-from detectors.baseline import ISOLATION, Baseline, Measures, fit_pool, kind
+from detectors.baseline import ISOLATION, PARTS, Baseline, Measures, fit_pool, kind
 from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
@@ -130,6 +130,7 @@ def mine(
         z={level: z[level] for level in LEVELS},
         level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
         for_its_kind={level: z[kind(level)] for level in LEVELS if kind(level) in z},
+        parts=z.get(PARTS),
         isolation=raw[ISOLATION],
         deviation=deviation,
         broken=broken,

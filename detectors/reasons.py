@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import kind, rows_by_source
+from detectors.baseline import PARTS, kind, rows_by_source
 from detectors.pool import Patches, Pool
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
@@ -38,8 +38,9 @@ ENOUGH = 100
 def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     """The levels at which a sample deviates, the furthest first.
 
-    z: (n,) robust deviations per level, and for its kind. A string reads "whole object (high level)
-    7.1σ out" or, where that says more, "texture and exposure (low level) 4.2σ out for its kind".
+    z: (n,) robust deviations per level, for its kind, and of `PARTS`. A string reads "whole object
+    (high level) 7.1σ out" or, where that says more, "texture and exposure (low level) 4.2σ out for
+    its kind"; against a reference also "the other levels 5.0σ out for what the scored one shows".
     """
     found = []
     for level in LEVELS:
@@ -47,6 +48,8 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
         for_its_kind = float(z[kind(level)][row]) if kind(level) in z else among_all
         words = " for its kind" if for_its_kind > among_all else ""
         found.append((max(among_all, for_its_kind), f"{MEANING[level]} ({level} level)", words))
+    if PARTS in z:
+        found.append((float(z[PARTS][row]), "the other levels", " for what the scored one shows"))
     return [
         f"{what} {deviation:.1f}σ out{words}"
         for deviation, what, words in sorted(found, reverse=True)

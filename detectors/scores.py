@@ -25,6 +25,8 @@ NORMAL_MEAN_AD = 1.2533
 """The same for the mean absolute deviation."""
 LEAST = 1e-6
 """Smaller distances are taken for this one: below lie rounding errors, and log 0."""
+BLOCK = 16_384
+"""Samples measured at a time: bounds the memory."""
 NOTABLE_Z = 3.0
 """A level that deviates by fewer robust deviations is no reason: Shewhart's three sigma."""
 STRANGE_Z = 3.5
@@ -71,12 +73,25 @@ class Gaussian:
     mean: Floats
     factor: Floats
 
-    def distance(self, vectors: ArrayLike) -> Floats:
-        """Mahalanobis distance of each row of (n, d) to the mean: (n,), >= 0."""
-        centred = as_matrix(vectors) - self.mean
-        white = solve_triangular(self.factor, centred.T, lower=True, overwrite_b=True)
-        distance: Floats = np.sqrt(np.einsum("ij,ij->j", white, white))
+    def distance(self, vectors: ArrayLike, given: int = 0) -> Floats:
+        """Mahalanobis distance of each row of (n, d) to the mean: (n,), >= 0.
+
+        given: of all but the first so many coordinates, to where these let them be expected.
+        """
+        known, whole = self.squares(as_matrix(vectors), given)
+        distance: Floats = np.sqrt(whole - known)
         return distance
+
+    def squares(self, X: Floats, given: int) -> tuple[Floats, Floats]:
+        """Squared distances (n,) of the first `given` coordinates, and of all."""
+        known, whole = np.zeros(len(X)), np.zeros(len(X))
+        for start in range(0, len(X), BLOCK):
+            rows = slice(start, start + BLOCK)
+            centred = (X[rows] - self.mean).T
+            white = solve_triangular(self.factor, centred, lower=True, overwrite_b=True)
+            known[rows] = np.einsum("ij,ij->j", white[:given], white[:given])
+            whole[rows] = known[rows] + np.einsum("ij,ij->j", white[given:], white[given:])
+        return known, whole
 
 
 def fit_gaussian(vectors: ArrayLike, floor: float = 0.0) -> Gaussian:
@@ -90,9 +105,11 @@ def fit_gaussian(vectors: ArrayLike, floor: float = 0.0) -> Gaussian:
     return _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
 
 
-def fit_left_out(vectors: ArrayLike, members: Mask | None = None) -> tuple[Gaussian, Floats]:
+def fit_left_out(
+    vectors: ArrayLike, members: Mask | None = None, given: int = 0
+) -> tuple[Gaussian, Floats]:
     """`fit_gaussian` of the members (m, d) of (n, d), and the distance (n,) of every sample: that
-    of a member is to the fit of the m - 1 others.
+    of a member is to the fit of the m - 1 others. given: as `Gaussian.distance`.
 
     In many dimensions a sample that took part in a fit looks closer to it than a new one of the
     same kind, and a calibration on such distances would promise too much. The shrinkage is that
@@ -107,10 +124,15 @@ def fit_left_out(vectors: ArrayLike, members: Mask | None = None) -> tuple[Gauss
     if m < 3:
         return fitted, np.zeros(len(X))
     inflated = m / (m - 1)
-    squares = _gaussian(mean, (1 - shrinkage) * inflated * covariance, ridge).distance(X) ** 2
-    own = (1 - shrinkage) * inflated**2 / m * squares
-    left_out = inflated * np.sqrt(squares / np.maximum(1 - own, LEAST))
-    return fitted, np.where(members, left_out, np.sqrt(squares))
+    others = _gaussian(mean, (1 - shrinkage) * inflated * covariance, ridge)
+
+    def left_out(squares: Floats) -> Floats:
+        own = (1 - shrinkage) * inflated**2 / m * squares
+        return inflated**2 * squares / np.maximum(1 - own, LEAST)
+
+    known, whole = others.squares(X, given)
+    squares = np.where(members, left_out(whole) - left_out(known), whole - known)
+    return fitted, np.sqrt(np.maximum(squares, 0))
 
 
 def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple[Gaussian, Floats]:

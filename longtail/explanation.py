@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from detectors import reasons
-from detectors.baseline import kind
+from detectors.baseline import PARTS, kind
 from detectors.pool import Patches
 from detectors.scores import NOTABLE_Z
 from index.search import Snapshot
@@ -145,7 +145,7 @@ def _quality(
 def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[str]:
     """What a run says of a flag, said of another sample of its pool."""
     names: dict[str, str] = {level: f"z_{level}" for level in LEVELS}
-    names |= {kind(level): f"z_{level}_for_its_kind" for level in LEVELS}
+    names |= {kind(level): f"z_{level}_for_its_kind" for level in LEVELS} | {PARTS: "z_parts"}
     z = {
         measure: np.array([row[name]], np.float64)
         for measure, name in names.items()

@@ -24,7 +24,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from detectors.baseline import Baseline
+from detectors.baseline import PARTS, Baseline
 from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
 from detectors.mining import mine
@@ -213,6 +213,9 @@ def scores_table(
                 )
                 for level in LEVELS
             },
+            "z_parts": pa.array(
+                [None] * n if findings.parts is None else findings.parts, pa.float32()
+            ),
             "isolation": pa.array(findings.isolation, pa.float32()),
             "deviation": pa.array(findings.deviation, pa.float32()),
             "broken": pa.array(findings.broken),
@@ -269,6 +272,7 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     broken = baseline.broken(baseline.z, options.policy.fault_threshold)[rows]
     n = len(rows)
     told = {
+        "z_parts": pa.array(baseline.z[PARTS][rows], pa.float32()),
         "deviation": pa.array(baseline.deviation(baseline.z)[rows], pa.float32()),
         "broken": pa.array(broken),
     }

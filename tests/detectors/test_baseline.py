@@ -59,6 +59,21 @@ def test_a_large_source_is_judged_by_itself_and_a_small_one_by_all(rng):
     assert fit_scales(alone, sources).z(alone, sources)["high"][2000:].max() > 3
 
 
+def test_parts_of_another_image_are_strange_to_a_reference(ordinary):
+    """Each level alone is as ordinary as can be; only together they are not."""
+    known = ordinary(400)
+    shown = known.embeddings["high"].copy()
+    shown[:, :12] = known.embeddings["mid"]
+    known = replace(known, embeddings={**known.embeddings, "high": shown})
+    pool = replace(
+        known, embeddings={**known.embeddings, "mid": np.roll(known.embeddings["mid"], 1, axis=0)}
+    )
+    findings = mine(pool, Policy(Budget(count=5)), fit_reference(known))
+    assert all(np.abs(np.median(values)) < 0.2 for values in findings.z.values())
+    assert np.median(findings.parts) > 4
+    assert "the other levels" in findings.reasons[0][0]
+
+
 def test_samples_of_the_reference_are_held_against_the_others(ordinary):
     reference = ordinary(300)
     baseline = fit_reference(reference)
@@ -115,7 +130,7 @@ def outliers_of(findings):
 )
 def test_a_source_without_a_rate_costs_the_others_nothing(moved, why, ordinary):
     """No sample of the other source is an edge case, and all are strange."""
-    reference = ordinary(800)
+    reference = ordinary(900)
     pool = ordinary(400 + moved, odd=20 + moved, near=reference)
     pool = replace(pool, sources=["line-3"] * 20 + ["line-9"] * moved + ["line-3"] * 380)
     findings = mine(pool, Policy(fdr=0.1), fit_reference(reference))

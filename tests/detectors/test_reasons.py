@@ -20,6 +20,12 @@ def test_a_level_is_told_for_its_kind_where_that_says_more():
     ]
 
 
+def test_parts_that_do_not_go_with_the_whole_are_told():
+    z = {"low": np.zeros(2), "mid": np.zeros(2), "high": np.zeros(2), "parts": np.array([5.0, 2.9])}
+    told = "the other levels 5.0σ out for what the scored one shows"
+    assert [reasons.level_reasons(z, row) for row in (0, 1)] == [[told], []]
+
+
 def test_isolation_is_a_reason_only_beyond_the_usual_range():
     isolation = np.r_[np.full(999, 0.2), 0.61]
     assert reasons.isolation_reasons(isolation, 0, 5) == []

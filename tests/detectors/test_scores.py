@@ -98,6 +98,38 @@ def test_a_left_out_distance_is_that_to_a_fit_of_the_others(rng):
     np.testing.assert_allclose(scores.fit_left_out(X)[1], expected, rtol=1e-4)
 
 
+def test_what_is_given_explains_the_rest(rng):
+    """The distance of the rest is that to their regression on what is given."""
+    shown = rng.normal(size=(300, 2))
+    rest = shown @ [[2.0, 0.0, 1.0], [0.0, -1.0, 1.0]] + 0.1 * rng.normal(size=(300, 3))
+    X = np.concatenate([shown, rest], axis=1)
+    gaussian, left_out = scores.fit_left_out(X, given=2)
+    covariance = gaussian.factor @ gaussian.factor.T
+    slope = np.linalg.solve(covariance[:2, :2], covariance[:2, 2:])
+    residual = rest - gaussian.mean[2:] - (shown - gaussian.mean[:2]) @ slope
+    spread = covariance[2:, 2:] - covariance[2:, :2] @ slope
+    expected = np.einsum("ij,ij->i", residual, np.linalg.solve(spread, residual.T).T) ** 0.5
+    np.testing.assert_allclose(gaussian.distance(X, given=2), expected, rtol=1e-8)
+    np.testing.assert_allclose(left_out, expected, rtol=0.1)
+    far = np.array([[3.0, 3.0, 6.0, -3.0, 6.0], [0.0, 0.0, 6.0, -3.0, 6.0]])
+    as_expected, not_so = gaussian.distance(far, given=2)
+    assert as_expected < np.median(expected) * 2 < 0.1 * not_so
+
+
+def test_a_left_out_distance_of_the_rest_is_that_to_a_fit_of_the_others(rng):
+    X = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 6))
+    shrinkage, target = LedoitWolf().fit(X).shrinkage_, X.var(axis=0).mean()
+    expected = []
+    for i in range(len(X)):
+        others = np.delete(X, i, axis=0)
+        covariance = (1 - shrinkage) * np.cov(others.T, bias=True)
+        covariance += shrinkage * target * np.eye(6)
+        gap = X[i] - others.mean(axis=0)
+        whole, known = (gap[:d] @ np.linalg.solve(covariance[:d, :d], gap[:d]) for d in (6, 4))
+        expected.append(np.sqrt(whole - known))
+    np.testing.assert_allclose(scores.fit_left_out(X, given=4)[1], expected, rtol=1e-4)
+
+
 def test_left_out_distances_are_distributed_as_those_of_new_samples(rng):
     spectrum = np.arange(1, 151) ** -1.0
     X, new = spectrum * rng.normal(size=(2, 400, 150))
