@@ -4,8 +4,6 @@
     python -m benchmarks.detect              10 seeds and more, for benchmarks/results/detect.json
     python -m benchmarks.detect --part elpv  a piece of it: elpv, groups, captures, calibration,
                                              labels or speed
-    python -m benchmarks.detect --ours       our scores anew beside the rivals' of the results there
-                                             are: seeds and pools are the same
 
 A row is won if no rival's mean lies above ours and its 95% interval: over seeds, or over resampled
 samples where there are few seeds. `behind` names rivals that are better in the paired comparison,
@@ -70,12 +68,10 @@ def summary(results: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def measure(part: str, cells: Cells, size: Size, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """One table, as it stands in the results. kept: rows of earlier results, for other methods."""
+def measure(part: str, cells: Cells, size: Size) -> dict[str, Any]:
+    """One table, as it stands in the results."""
     started = time.perf_counter()
     rows = TABLES[part](cells, size)
-    for name, row in kept.items():
-        rows[name].join(row["methods"])
     entry: dict[str, Any] = {"rows": {name: row.plain() for name, row in rows.items()}}
     if part == "labels":
         entry["label_gain"] = round(tables.label_gain(rows["5% defects"]), 1)
@@ -106,23 +102,19 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one seed, fewer cells and rivals, no files"
     )
-    parser.add_argument(
-        "--ours", action="store_true", help="keep what the results there are say of rivals"
-    )
     parser.add_argument("--part", action="append", choices=[*TABLES, "speed"])
     options = parser.parse_args()
     parts = options.part or [*TABLES, "speed"]
     size = QUICK if options.quick else FULL
     kept = {} if options.quick or not RESULTS.exists() else json.loads(RESULTS.read_text())
     results: dict[str, Any] = {part: kept[part] for part in (*TABLES, "speed") if part in kept}
-    rivals = {} if options.ours else QUICK_RIVALS if options.quick else RIVALS
+    rivals = QUICK_RIVALS if options.quick else RIVALS
     few = QUICK_DEFECTS if options.quick else None
     cells = Cells(few, rivals) if set(parts) & set(TABLES) else None
     for part in parts:
         if cells is not None and part in TABLES:
             with threadpool_limits(1):  # quicker for thousands of samples
-                there = results[part]["rows"] if options.ours and part in results else {}
-                results[part] = measure(part, cells, size, there)
+                results[part] = measure(part, cells, size)
     if "speed" in parts and not options.quick:
         with threadpool_limits(1):
             results["speed"] = tables.scoring_seconds()

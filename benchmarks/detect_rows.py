@@ -83,15 +83,6 @@ class Row:
     def add(self, method: str, shares: Floats | float) -> None:
         self.values.setdefault(method, []).append(100 * np.atleast_1d(shares))
 
-    def join(self, methods: Mapping[str, Any]) -> None:
-        """Add the methods of a row of earlier results that this one lacks, seed by seed.
-
-        Of a few seeds only the values are known there, and not their intervals.
-        """
-        for method, known in methods.items():
-            if method not in self.values:
-                self.values[method] = [np.array([value]) for value in known["seeds"]]
-
     def mean(self, method: str) -> float:
         return float(np.mean([each[0] for each in self.values[method]]))
 

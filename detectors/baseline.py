@@ -177,8 +177,14 @@ class Baseline:
         return combined(singles or [z[ISOLATION]], [z[group] for group in GROUPS if group in z])
 
     def deviation(self, z: Measures) -> Floats:
-        """Mean robust deviation (n,) over the levels, of each among all and for its kind."""
-        return consensus([z[n] for level in LEVELS for n in (level, kind(level)) if n in z])
+        """Mean robust deviation (n,) over the levels: for its kind, or of that and among all.
+
+        The larger of the two. What leaves an image among its like, as a loss of contrast does,
+        shows beside these alone where kinds differ much.
+        """
+        of_kind = [z[kind(level)] for level in LEVELS if kind(level) in z]
+        together = consensus([*(z[level] for level in LEVELS), *of_kind])
+        return np.maximum(together, consensus(of_kind)) if of_kind else together
 
     def broken(self, z: Measures, threshold: float) -> Mask:
         """Whose capture (n,) may be broken: noise, blur, exposure and dead pixels show at every

@@ -112,6 +112,7 @@ def test_a_capture_may_be_strange_for_its_kind_alone(rng):
     findings = mine(pool_of(*map(unit, (low, mid, high))), Policy(budget=Budget(count=1)))
     assert np.argmax(findings.deviation) == 7
     assert findings.z["low"][7] < 3
+    assert findings.deviation[7] >= np.mean([z[7] for z in findings.for_its_kind.values()]) - 1e-9
     assert 7 in findings.flagged
     assert "may be a capture fault" in " ".join(
         findings.reasons[findings.flagged.tolist().index(7)]
