@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.detect_cells import (
     SOURCE,
     Cells,
+    Embedded,
     Ints,
     joined,
     ours,
@@ -33,7 +34,7 @@ from benchmarks.detect_rows import (
     recall_at,
     resampled,
 )
-from detectors.baseline import fit_reference
+from detectors.baseline import Baseline, fit_reference
 from detectors.findings import Budget, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
@@ -156,11 +157,23 @@ def _looked_at(
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Cells that a pool is held against, and what was fitted on them."""
+
+    embedded: Embedded
+    baseline: Baseline
+
+    @classmethod
+    def of(cls, embedded: Embedded) -> Reference:
+        return cls(embedded, fit_reference(pool_of(embedded)))
+
+
+@dataclass(frozen=True)
 class Setting:
     """Rows of cells, to promise a rate for. moved: clean ones of another kind than the reference's,
     in the source `named` so."""
 
-    reference: Ints
+    reference: Reference
     normal: Ints
     defects: Ints
     moved: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -183,16 +196,17 @@ def calibration(cells: Cells, size: Size) -> Rows:
         other = clean[~mono]
         few, some, many = (defects[: round(share * len(fresh))] for share in (0.05, 0.25, 0.47))
         dirty = np.concatenate([known, defects[-round(0.03 * len(known)) :]])
+        half, mixed, monos = (Reference.of(cells.of(rows)) for rows in (known, dirty, one))
         fifth = other[: round(0.25 * len(same))]
         settings = {
-            "exchangeable, 5% defects": Setting(known, fresh, few),
-            "exchangeable, 20% defects": Setting(known, fresh, some),
-            "exchangeable, 32% defects": Setting(known, fresh, many),
-            "contaminated by 3%": Setting(dirty, fresh, some),
-            "shifted": Setting(one, same, few, other),
-            "a fifth shifted": Setting(one, same, few, fifth),
-            "a fifth shifted, by name": Setting(one, same, few, fifth, "new"),
-            "24 shifted, by name": Setting(one, same, few, other[:24], "new"),
+            "exchangeable, 5% defects": Setting(half, fresh, few),
+            "exchangeable, 20% defects": Setting(half, fresh, some),
+            "exchangeable, 32% defects": Setting(half, fresh, many),
+            "contaminated by 3%": Setting(mixed, fresh, some),
+            "shifted": Setting(monos, same, few, other),
+            "a fifth shifted": Setting(monos, same, few, fifth),
+            "a fifth shifted, by name": Setting(monos, same, few, fifth, "new"),
+            "24 shifted, by name": Setting(monos, same, few, other[:24], "new"),
         }
         for name, setting in settings.items():
             pool = np.concatenate([setting.normal, setting.moved, setting.defects])
@@ -208,11 +222,10 @@ def calibration(cells: Cells, size: Size) -> Rows:
 
 def _promised(cells: Cells, setting: Setting, pool: Ints) -> tuple[bool, Ints]:
     """Whether a run promised the rate, and the outliers it flagged."""
-    reference = cells.of(setting.reference)
     sources = np.where(np.isin(pool, setting.moved), setting.named, SOURCE).tolist()
     policy = Policy(Budget(count=1), fdr=RATE)
-    samples = pool_of(cells.of(pool), reference, sources)
-    findings = mine(samples, policy, fit_reference(pool_of(reference)))
+    samples = pool_of(cells.of(pool), setting.reference.embedded, sources)
+    findings = mine(samples, policy, setting.reference.baseline)
     outliers = [kind == "outlier" for kind in findings.kinds]
     return findings.promised, findings.flagged[outliers]
 
