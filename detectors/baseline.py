@@ -60,6 +60,8 @@ SECOND: Level = "mid"
 """This level has a say beside the scored one where there is no reference: what is strange in its
 parts. With all levels together so many dimensions let a group bend the fit."""
 
+BY_CHANCE = 0.9
+"""What the two strangest of three weigh: chance alone makes two of them strange more often."""
 NEIGHBOURS = 3
 """More hide the members of a small group less, and blur what a single oddity is far from."""
 CROWD = 100
@@ -177,14 +179,18 @@ class Baseline:
         return combined(singles or [z[ISOLATION]], [z[group] for group in GROUPS if group in z])
 
     def deviation(self, z: Measures) -> Floats:
-        """Mean robust deviation (n,) over the levels: for its kind, or of that and among all.
+        """Mean robust deviation (n,) over the levels, of each among all and for its kind.
 
-        The larger of the two. What leaves an image among its like, as a loss of contrast does,
-        shows beside these alone where kinds differ much.
+        What leaves an image among its like, as a loss of contrast does, may show beside these
+        alone, and not at every depth: where that is more, the mean of the two levels that are the
+        strangest for its kind counts.
         """
         of_kind = [z[kind(level)] for level in LEVELS if kind(level) in z]
         together = consensus([*(z[level] for level in LEVELS), *of_kind])
-        return np.maximum(together, consensus(of_kind)) if of_kind else together
+        if not of_kind:
+            return together
+        two: Floats = np.sort(of_kind, axis=0)[-2:].mean(axis=0)
+        return np.maximum(together, BY_CHANCE * two)
 
     def broken(self, z: Measures, threshold: float) -> Mask:
         """Whose capture (n,) may be broken: noise, blur, exposure and dead pixels show at every
