@@ -174,6 +174,15 @@ class OpenSegment:
         """The rows that count, ascending."""
         return np.arange(self.segment.vectors) if self._live is None else np.flatnonzero(self._live)
 
+    def scan_order(self) -> NDArray[np.int64]:
+        """The rows that count, those of a cell side by side."""
+        if self.cells is None:
+            return self.live_rows()
+        lists = self.cells.invlists
+        cells = ((lists.get_ids(n), lists.list_size(n)) for n in range(self.cells.nlist))
+        rows = np.concatenate([faiss.rev_swig_ptr(*cell) for cell in cells if cell[1]])
+        return rows if self._live is None else rows[self._live[rows]]
+
     def search(
         self,
         queries: NDArray[np.float32],
