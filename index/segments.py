@@ -308,7 +308,7 @@ class OpenSegment:
         """Exact ones: FAISS's own come from codes, or from an expanded square that leaves 1e-7."""
         if len(queries) == 1:  # for which FAISS would wake all its threads
             difference = self.read(np.maximum(rows[0], 0)) - queries
-            squared = np.asarray(np.einsum("ij,ij->i", difference, difference)[None])
+            squared = np.asarray(np.vecdot(difference, difference)[None])
         else:
             squared = np.empty(rows.shape, dtype=np.float32)
             self._flat.compute_distance_subset(
