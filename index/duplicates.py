@@ -31,11 +31,14 @@ def near_duplicates(snapshot: Snapshot, within: float) -> list[DuplicateGroup]:
     group costs what it holds, however long the chain. Largest groups first; samples without a
     near-duplicate are in none.
     """
-    live = snapshot.live_rows()
+    asked = snapshot.scan_order()
+    back = np.argsort(asked)
+    live = asked[back]
     k = min(NEIGHBOURS, len(live) - 1)
     if k < 1:
         return []
-    links = _links(*snapshot.neighbours(live, k), live, within)
+    neighbours, distances = snapshot.neighbours(asked, k)
+    links = _links(neighbours[back], distances[back], live, within)
     counts = np.diff(links.indptr)
     order = np.lexsort((links.sum(axis=1), -counts))[: np.count_nonzero(counts)]
     free = np.ones(len(live), dtype=bool)

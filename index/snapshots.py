@@ -158,10 +158,10 @@ def read_current(root: Path) -> Manifest | None:
         raise CorruptionError(f"{root / name} is missing; {REMEDY}") from error
 
 
-def read_version(root: Path) -> tuple[int, int] | None:
+def read_version(pointer: Path) -> tuple[int, int] | None:
     """The inode and time of CURRENT, which every publishing replaces; None before the first."""
     try:
-        stat = (root / "CURRENT").stat()
+        stat = pointer.stat()
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns

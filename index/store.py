@@ -46,6 +46,7 @@ class IndexStore:
     def __init__(self, root: Path, policy: Policy | None = None) -> None:
         self.root = Path(root)
         self.policy = policy or Policy()
+        self._pointer = self.root / "CURRENT"
 
     def open(self) -> Snapshot | None:
         """The newest snapshot, None before the first commit.
@@ -64,7 +65,7 @@ class IndexStore:
 
     def version(self) -> tuple[int, int] | None:
         """What differs after every commit, None before the first; costs microseconds."""
-        return read_version(self.root)
+        return read_version(self._pointer)
 
     def write_segment(
         self,
@@ -157,7 +158,7 @@ class IndexStore:
         with self._committing():
             current = read_current(self.root)
             if current is None:
-                raise CorruptionError(f"{self.root / 'CURRENT'} is missing; {REMEDY}")
+                raise CorruptionError(f"{self._pointer} is missing; {REMEDY}")
             return self._publish(current, rebased(self.root, before, after, current))
 
     def is_due(self) -> bool:

@@ -68,8 +68,9 @@ class Examples:
                 f"have {dimension} numbers"
             )
         norms = np.sqrt(np.einsum("ij,ij->i", given, given))
-        if not (norms.min() > 0 and norms.max() < np.inf):
-            wrong = int(np.argmin((norms > 0) & (norms < np.inf)))
+        right = (norms > 0) & (norms < np.inf)
+        if not right.all():
+            wrong = int(np.argmin(right))
             raise UsageError(
                 f"vector {wrong} has length {norms[wrong]:g}; give numbers that are finite and not "
                 "all zero"

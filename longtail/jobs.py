@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curation.select import Selection
     from encoders.base import Identity
     from encoders.images import Limits
+    from index.factory import Policy
     from index.store import IndexStore
     from pipelines.progress import Progress
 
@@ -73,18 +74,16 @@ class Jobs:
     @property
     def index_store(self) -> IndexStore:
         """The index of the encoder, as the settings want it. Raises SettingsError."""
-        from index.factory import Policy
         from index.store import IndexStore
 
-        index, encoder = self.settings.index, self.encoder
-        memory = int(index.memory_gb * 2**30) or None
-        policy = Policy(index.recall, memory, index.factory or None)
-        if "high" in encoder.dimensions:
-            policy.check(encoder.dimensions["high"])
-        return IndexStore(self.catalog.index(encoder.id), policy)
+        encoder = self.encoder
+        return IndexStore(self.catalog.index(encoder.id), self._policy(encoder))
 
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
-        """Embed what is new among the inputs. Raises NotFoundError for an input that is not."""
+        """Embed what is new among the inputs.
+
+        Raises NotFoundError for an input that is not, SettingsError for an index that cannot be.
+        """
         from encoders import registry
         from pipelines import publish
 
@@ -290,10 +289,23 @@ class Jobs:
             )
             self._start(run, "curate", lambda pipeline: curate.build(pipeline, options))
 
+    def _policy(self, encoder: Identity) -> Policy:
+        """How its vectors are indexed. Raises SettingsError for a factory that cannot be."""
+        from index.factory import Policy
+
+        index = self.settings.index
+        memory = int(index.memory_gb * 2**30) or None
+        policy = Policy(index.recall, memory, index.factory or None)
+        if "high" in encoder.dimensions:
+            policy.check(encoder.dimensions["high"])
+        return policy
+
     def _admit(self, info: Identity) -> None:
+        """Tell what indexing would refuse before anything is ingested, and note the encoder."""
         from longtail import identity
 
         identity.check(info, self.catalog)
+        self._policy(info)
         identity.note(info, self.catalog)
 
     def _start(self, run: Run, name: str, build: Build) -> None:

@@ -106,35 +106,32 @@ class Opened(Generic[S]):
         return pa.chunked_array(uris.chunks, pa.string()).combine_chunks()
 
     def _all_uris(self) -> _Uris:
-        places = np.full(len(self.searched.sample_ids), -1)
-        text, lengths, count = bytearray(), [np.zeros(1, np.int64)], 0
+        places, text = np.full((len(self.searched.sample_ids), 2), -1), bytearray()
         mine = ds.field("encoder") == self.encoder_id
         for batch in self.samples.batches(["sample_id", "uri"], mine, rows=_ROWS_PER_BATCH):
             rows = self.searched.sample_ids.rows_of(_digests(batch["sample_id"]))
-            places[rows[rows >= 0]] = count + np.flatnonzero(rows >= 0)
             uris, starts = _text(batch["uri"])
+            ends = len(text) - int(starts[0]) + starts.astype(np.int64)
+            of_each = np.stack([ends[:-1], ends[1:]], axis=1)
+            places[rows[rows >= 0]] = of_each[rows >= 0]
             text += uris
-            lengths.append(np.diff(starts))
-            count += batch.num_rows
-        return _Uris(text, np.cumsum(np.concatenate(lengths)), places)
+        return _Uris(text, places)
 
 
 @dataclass(frozen=True, slots=True)
 class _Uris:
     """URIs one behind the other, as the table has them: Arrow takes long for a few of an array.
 
-    starts: (n + 1,) of each in the text. places: of each row among them, -1 where it has none.
+    places: (n, 2) of each row's in the text, its start and end; -1 where it has none.
     """
 
     text: bytearray
-    starts: NDArray[np.int64]
     places: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> pa.StringArray:
-        places = self.places[rows]
-        ends = zip(self.starts[places].tolist(), self.starts[places + 1].tolist(), strict=True)
-        found = [self.text[start:end].decode() for start, end in ends]
-        return pa.array(found, pa.string(), mask=places < 0)
+        text, places = self.text, self.places[rows].tolist()
+        found = [text[start:end].decode() if start >= 0 else None for start, end in places]
+        return pa.array(found, pa.string())
 
 
 def open_index(store: IndexStore, samples: Table, encoder_id: str) -> Opened[Snapshot] | None:

@@ -90,7 +90,7 @@ class Workspace:
 
         inputs: folders, files, globs, manifests or shards, local or s3://. source: where they came
         from, unless a manifest says. save_reference: as for `mine`. Raises NotFoundError,
-        AuditError, WorkspaceBusyError.
+        SettingsError, AuditError, WorkspaceBusyError.
         """
         with runs.start(self.catalog, command="run", inputs=list(inputs)) as run:
             self.jobs.check_mining(save_reference)

@@ -2,6 +2,7 @@
 
     blocks of rows -> shuffle -> [nearest neighbours, to a file] -> score the pool -> publish
 
+A block is a slice of the snapshot's `scan_order`; what is found is put back in the order of rows.
 With a reference the neighbours are those in it, the pool is every sample that it does not hold,
 and only samples of the pool are flagged; the reference's own are scored by the others of it.
 
@@ -12,7 +13,7 @@ embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -59,8 +60,17 @@ def build(pipeline: beam.Pipeline, options: MineOptions) -> beam.PCollection:
     )
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """A snapshot, its live rows, and these in `scan_order`: made once in a process."""
+
+    snapshot: Snapshot
+    live: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+
 class FindNeighbours(beam.DoFn):
-    """Searches the neighbours of a block of rows; in: its first row, out: file of distances."""
+    """Searches the neighbours of a block; in: where it starts in `scan_order`, out: a file."""
 
     def __init__(self, options: MineOptions) -> None:
         self.options = options
@@ -69,18 +79,22 @@ class FindNeighbours(beam.DoFn):
 
     def setup(self) -> None:
         reference = self.options.reference
-        self.snapshot: Snapshot = self.shared.acquire(lambda: _open(self.options))
+        self.searched: _Searched = self.shared.acquire(self.open)
         self.known: Snapshot | None = (
             None if reference is None else self.reference.acquire(reference.open)
         )
         self.progress = progress.of(self.options.run_id)
 
+    def open(self) -> _Searched:
+        snapshot = _open(self.options)
+        return _Searched(snapshot, snapshot.live_rows(), snapshot.scan_order())
+
     def process(self, start: int) -> Iterator[str]:
-        rows = self.snapshot.live_rows()[start : start + _ROWS_PER_BLOCK]
+        rows = self.searched.order[start : start + _ROWS_PER_BLOCK]
         nearest, distances = self.nearest(rows)
         path = _scratch(self.options) / f"{start:012d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, rows=nearest, distances=distances)
+        np.savez(path, places=self.places(rows), nearest=nearest, distances=distances)
         self.progress.add(done=len(rows))
         yield str(path)
 
@@ -89,14 +103,17 @@ class FindNeighbours(beam.DoFn):
 
         With a reference they are of that, and only the distances are given.
         """
-        policy = self.options.policy
+        policy, snapshot = self.options.policy, self.searched.snapshot
         if self.known is None:
-            found, distances = self.snapshot.neighbours(rows, policy.searched)
-            places = np.searchsorted(self.snapshot.live_rows(), found)
-            return np.where(found < 0, -1, places).astype(np.int32), distances
-        sample_ids, vectors = self.snapshot.sample_ids.take(rows), self.snapshot.read(rows)
+            found, distances = snapshot.neighbours(rows, policy.searched)
+            return np.where(found < 0, np.int32(-1), self.places(found)), distances
+        sample_ids, vectors = snapshot.sample_ids.take(rows), snapshot.read(rows)
         distances = self.known.others(sample_ids, vectors, policy.neighbours)
         return np.empty((len(rows), 0), np.int32), distances
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Where these rows are among the live ones."""
+        return np.searchsorted(self.searched.live, rows).astype(np.int32)
 
 
 class Score(beam.DoFn):
@@ -152,9 +169,14 @@ class Score(beam.DoFn):
 
 
 def _gather(paths: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    blocks = [np.load(path) for path in sorted(paths)]
-    rows = np.concatenate([block["rows"] for block in blocks])
-    return rows, np.concatenate([block["distances"] for block in blocks])
+    """What the blocks in these files found, in the order of the live rows."""
+    blocks = [np.load(path) for path in paths]
+    places, nearest, distances = (
+        np.concatenate([block[name] for block in blocks])
+        for name in ("places", "nearest", "distances")
+    )
+    order = np.argsort(places)
+    return nearest[order], distances[order]
 
 
 def scores_table(

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from index.factory import Policy
+from index.search import Snapshot
 from index.store import IndexStore
 from schemas.errors import EncoderError
 
@@ -87,6 +89,47 @@ def test_neighbours_leave_out_only_the_sample_itself(store, ids, vectors):
     truth = exact(snapshot.read(rows), snapshot.read(rows))
     np.fill_diagonal(truth, np.inf)
     np.testing.assert_allclose(distances, np.sort(truth, axis=1)[:, :3], atol=1e-6)
+
+
+def test_equal_distances_are_ordered_by_row(store, ids, vectors):
+    same = vectors(1).repeat(20, axis=0)
+    snapshot = store.commit([store.write_segment(ids(20, start=start), same) for start in (0, 20)])
+    rows, distances = snapshot.search(np.concatenate([same, vectors(3, seed=1)]), 40)
+    np.testing.assert_array_equal(rows, np.tile(np.arange(40), (23, 1)))
+    assert (distances[:20] == 0).all()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, ids, vectors) -> Snapshot:
+    """Segments of every kind: in cells, some of it forgotten, more in these cells, and Flat."""
+    store = IndexStore(tmp_path, Policy(factory="IVF16,SQ8"))
+    store.commit([store.write_segment(ids(900), vectors(900))])
+    trained = store.compact().trained
+    late = store.write_segment(ids(300, start=900), vectors(300, seed=1), trained)
+    few = store.write_segment(ids(12, start=1200), vectors(12)[::-1])
+    store.commit([late, few])
+    snapshot = store.forget(ids(1203)[::7])
+    assert [segment.kind for segment in snapshot.segments] == ["IVF16,SQ8"] * 2 + ["Flat"]
+    return snapshot
+
+
+def test_the_order_of_a_scan_keeps_the_rows_of_a_cell_together(mixed):
+    order = mixed.scan_order()
+    np.testing.assert_array_equal(np.sort(order), mixed.live_rows())
+    (cells, *_) = (part.cells for part in mixed.parts)
+    first = order[order < mixed.segments[0].vectors]
+    cell = cells.quantizer.search(mixed.read(first), 1)[1][:, 0]
+    assert np.count_nonzero(np.diff(cell)) == len(np.unique(cell)) - 1 > 0
+
+
+def test_neighbours_are_the_same_in_any_order(mixed, monkeypatch):
+    monkeypatch.setattr("index.search.SEARCH_BATCH", 100)
+    live, order = mixed.live_rows(), mixed.scan_order()
+    rows, distances = mixed.neighbours(live, 10)
+    found = mixed.neighbours(order, 10)
+    back = np.argsort(order)
+    np.testing.assert_array_equal(found[0][back], rows)
+    np.testing.assert_array_equal(found[1][back], distances)
 
 
 def test_read_and_ids_agree_across_segments(store, ids, vectors):

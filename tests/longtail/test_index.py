@@ -167,6 +167,20 @@ def test_a_wrong_factory_is_refused_however_small_the_workspace(camera: Camera) 
         camera.workspace(factory="nonsense").index()
 
 
+def test_a_wrong_factory_is_told_before_anything_is_ingested(
+    camera: Camera, longtail: Command, photographs: Path, tmp_path: Path
+) -> None:
+    rows = pa.table({"uri": ["0.png"], "embedding": arrow.vectors_array(np.ones((1, 16), "f4"))})
+    pq.write_table(rows, tmp_path / "vectors.parquet")
+    wrong = ("-w", camera.root, "--set", "index.factory=nonsense")
+    images = longtail("run", photographs, *wrong)
+    brought = longtail("run", tmp_path / "vectors.parquet", *wrong, "--set", "encoder=vectors:mine")
+    for told, dimension in ((images, 320), (brought, 16)):
+        assert (told.code, told.err.count("\n")) == (2, 1)
+        assert f"index.factory 'nonsense' does not suit {dimension} dimensions" in told.err
+    assert not camera.workspace().catalog.samples.files()
+
+
 def test_status_says_for_how_many_the_recall_stands(camera: Camera, longtail: Command) -> None:
     camera.take(1000)
     workspace = camera.workspace(factory="IVF32,SQ8")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from longtail import Workspace
+from index.search import Snapshot
+from longtail import Workspace, runs
 from schemas.errors import UsageError
+
+Photograph = Callable[[Path, int], Path]
 
 
 def test_another_detector_ranks_otherwise(workspace: Workspace) -> None:
@@ -20,6 +24,24 @@ def test_another_detector_ranks_otherwise(workspace: Workspace) -> None:
     after = workspace.flags(kind="outlier")
     assert len(after) == len(before) == 10
     assert [flag.sample_id for flag in after] != [flag.sample_id for flag in before]
+
+
+@pytest.mark.parametrize("reference", ["", "source:line-3"])
+def test_scores_do_not_hang_on_the_order_of_the_search(
+    workspace: Workspace, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    new = [photograph(workspace.root / f"{n}.png", n) for n in range(5)]
+    mining = Workspace(workspace.root, {"mining": {"reference": reference}})
+    scores = []
+    for order in (Snapshot.live_rows, lambda snapshot: snapshot.live_rows()[::-1]):
+        monkeypatch.setattr("pipelines.mine._ROWS_PER_BLOCK", 11)
+        monkeypatch.setattr(Snapshot, "scan_order", order)
+        run = mining.run([*map(str, new)], source="line-4").run_id
+        (workspace.catalog.run(run) / runs.MINE).unlink()  # what is unchanged is not mined again
+        told = workspace.catalog.scores.read(where=ds.field("run_id") == run)
+        scores.append(told.sort_by("sample_id").drop_columns(["run_id"]).to_pylist())
+    assert len(scores[0]) == 95
+    assert scores[0] == scores[1]
 
 
 def test_near_duplicates_take_one_place_of_the_budget(workspace: Workspace) -> None:
