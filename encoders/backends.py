@@ -139,7 +139,6 @@ def openvino_cpu(
     network: PixelsToVectors, size: int, precision: Precision, threads: int, workers: int
 ) -> Run:
     """One compiled model for the process, a stream and an infer request for each calling thread."""
-    torch.set_num_threads(1)  # it only resizes here, an image on each thread
     # Converting a model would report it to the vendor; without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

@@ -33,7 +33,7 @@ One that wants many images at once says how many by an attribute `batch`.
 Embeddings = dict[Level, NDArray[np.float32]]
 """float32 (n, d) of unit L2 norm for each level that the encoder has."""
 
-DECODER = "turbojpeg-2x-torch"
+DECODER = "turbojpeg-2x"
 """The way from bytes to pixels. Change the name whenever that way gives other pixels."""
 
 

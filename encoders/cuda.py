@@ -40,7 +40,6 @@ def cuda(
     for a single image that does not fit, and for a model that holds on to another device.
     """
     check(device)
-    torch.set_num_threads(1)  # on the CPU it only resizes, an image on each thread
     torch.backends.cudnn.benchmark = True
     if precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False  # by default convolutions keep 10 bits of 23

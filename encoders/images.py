@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
@@ -23,7 +22,6 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from torch.nn import functional
 
 from encoders.base import Preprocess
 from encoders.formats import Format, Header, ends_early, exif_orientation, read_header
@@ -61,8 +59,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LARGE = 6
-"""An image of more times the target's side is reduced in whole numbers first."""
 _OVERSAMPLING = 2
 """A JPEG is decoded at the smallest scale that leaves this many times the target's side."""
 
@@ -105,7 +101,12 @@ def decode(data: bytes, preprocess: Preprocess, limits: Limits) -> DecodedImage:
     turned = orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
 
-    square = _square(image, preprocess)
+    square = image.resize(
+        (preprocess.size, preprocess.size),
+        _RESAMPLING[preprocess.interpolation],
+        box=_centre(image, preprocess.crop),
+        reducing_gap=2.0,
+    )
     whole = square if preprocess.crop is None else image
     if upright is not None:
         square, whole = square.transpose(upright), whole.transpose(upright)
@@ -190,30 +191,6 @@ def _turbojpeg(data: bytes, header: Header, at_least: int) -> Image.Image:
         cut = "Premature end of JPEG file" in str(error)
         raise ImageError("truncated" if cut else "corrupt", str(error)) from error
     return Image.fromarray(pixels[:, :, 0] if colours == "GRAY" else pixels)
-
-
-def _square(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Resized with an anti-aliasing filter: Pillow's, and torch's where that does the same faster.
-
-    Pillow alone crops between pixels and reduces a large image first.
-    """
-    size, interpolation = preprocess.size, preprocess.interpolation
-    large = max(image.size) > _LARGE * size
-    if interpolation == "lanczos" or preprocess.crop is not None or large:
-        return image.resize(
-            (size, size),
-            _RESAMPLING[interpolation],
-            box=_centre(image, preprocess.crop),
-            reducing_gap=2.0,
-        )
-    pixels = np.array(image)
-    planes = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        resized = functional.interpolate(
-            planes, (size, size), mode=interpolation, antialias=True, align_corners=False
-        )
-    channels_last = resized[0].permute(1, 2, 0).numpy()
-    return Image.fromarray(channels_last.reshape(size, size, *pixels.shape[2:]))
 
 
 def _centre(image: Image.Image, crop: float | None) -> tuple[float, float, float, float] | None:

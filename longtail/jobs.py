@@ -305,7 +305,8 @@ class Jobs:
         from longtail import identity
 
         identity.check(info, self.catalog)
-        self._policy(info)
+        if self.settings.index.factory:  # else FAISS would be loaded for nothing: 60 MB
+            self._policy(info)
         identity.note(info, self.catalog)
 
     def _start(self, run: Run, name: str, build: Build) -> None:

@@ -149,17 +149,6 @@ def test_a_large_jpeg_is_decoded_reduced_yet_alike() -> None:
     assert mean_difference(image.pixels, large) < 2
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("size", [(300, 300), (150, 40), (20, 30), (384, 10)])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_torch_resizes_as_pillow_does(interpolation, size, mode) -> None:
-    image = PHOTO.resize(size).convert(mode)
-    stretch = Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation=interpolation)
-    pixels = decode(file_of(image, "PNG"), stretch, LIMITS).pixels
-    expected = image.resize((64, 64), getattr(Image.Resampling, interpolation.upper()))
-    assert np.abs(pixels.astype(int) - np.asarray(expected.convert("RGB"))).max() <= 2
-
-
 def test_a_crop_takes_the_centre_and_keeps_the_proportions() -> None:
     wide = Image.new("RGB", (400, 100), "red")
     wide.paste("blue", (150, 0, 250, 100))
