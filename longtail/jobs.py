@@ -305,7 +305,7 @@ class Jobs:
         from longtail import identity
 
         identity.check(info, self.catalog)
-        if self.settings.index.factory:  # else FAISS would be loaded for nothing: 60 MB
+        if self.settings.index.factory:  # else FAISS is loaded for nothing
             self._policy(info)
         identity.note(info, self.catalog)
 

@@ -1,4 +1,4 @@
-"""Merging while others read and write, the index that is chosen, and its measured recall."""
+"""Merging while others read and write, and what is damaged, forgotten or worn out meanwhile."""
 
 from __future__ import annotations
 
@@ -13,39 +13,12 @@ import pytest
 from index.factory import Policy
 from index.segments import Effort
 from index.store import IndexStore
-from schemas.errors import CorruptionError, SettingsError
+from schemas.errors import CorruptionError
 
 IN_CELLS = Policy(flat_rows=1000)
 
 
-@pytest.fixture
-def crowd():
-    return clustered(4000)
-
-
-def clustered(count, clusters=20, seed=0):
-    """Clusters in 32 dimensions: (count, 32) float32 of unit norm."""
-    random = np.random.default_rng(seed)
-    centres = random.standard_normal((clusters, 32))
-    raw = centres[random.integers(clusters, size=count)] + 0.5 * random.standard_normal((count, 32))
-    return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory, ids):
-    """24,000 x 32 in cells: more than are looked at one by one."""
-    vectors = clustered(24_000)
-    return filled(tmp_path_factory.mktemp("large"), IN_CELLS, ids(24_000), vectors).compact()
-
-
-def filled(root, policy, ids, vectors, parts=4):
-    store = IndexStore(root, policy)
-    for part in np.array_split(np.arange(len(vectors)), parts):
-        store.commit([store.write_segment([ids[row] for row in part], vectors[part])])
-    return store
-
-
-def test_small_segments_become_one(tmp_path, ids, vectors):
+def test_small_segments_become_one(tmp_path, ids, vectors, filled):
     store = filled(tmp_path, Policy(), ids(40), vectors(40))
     snapshot = store.compact()
     assert [segment.vectors for segment in snapshot.segments] == [40]
@@ -66,84 +39,9 @@ def test_a_large_segment_is_left_alone_until_the_small_ones_are_worth_it(tmp_pat
     assert [segment.vectors for segment in store.compact().segments] == [130]
 
 
-def test_many_vectors_are_quantized_with_the_recall_asked_for(tmp_path, ids, crowd):
-    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
-    assert store.is_due()
-    snapshot = store.compact()
-    assert not store.is_due()
-    assert snapshot.choice.factory == "IVF128,SQ8"
-    assert snapshot.choice.queries > 20
-    assert snapshot.choice.recall >= 0.93
-    assert snapshot.choice.effort.probes < 64
-    rows = snapshot.live_rows()
-    truth, _ = snapshot.neighbours(rows, 10, exact=True)
-    found, _ = snapshot.neighbours(rows, 10)
-    shared = (found[:, :, None] == truth[:, None, :]).any(axis=2).mean()
-    assert shared >= 0.94
-    assert store.open().choice == snapshot.choice
-
-
-def test_less_memory_chooses_product_quantization_and_distances_stay_exact(tmp_path, ids, crowd):
-    policy = Policy(flat_rows=500, memory_bytes=500 * 12)
-    snapshot = filled(tmp_path, policy, ids(500), crowd[:500]).compact()
-    assert snapshot.choice.factory == "IVF64,PQ4x8"
-    assert snapshot.choice.effort.overfetch > 1
-    assert snapshot.choice.recall >= 0.93
-    rows, distances = snapshot.search(crowd[:50], 10)
-    told = np.linalg.norm(
-        snapshot.read(rows.ravel()).reshape(50, 10, -1) - crowd[:50, None], axis=2
-    )
-    np.testing.assert_allclose(distances, told, atol=1e-6)
-    assert (distances[:, 0] == 0.0).all()
-
-
-def test_higher_recall_costs_more_effort(tmp_path, ids, crowd):
-    efforts = [
-        filled(tmp_path / str(recall), Policy(recall=recall, flat_rows=1000), ids(4000), crowd)
-        .compact()
-        .choice.effort.probes
-        for recall in (0.5, 0.99)
-    ]
-    assert efforts[0] < efforts[1]
-
-
-def recall(snapshot, queries, only=None):
-    """The share of the true 10 nearest that is found, for each query."""
-    rows, _ = snapshot.search(queries, 10, only=only)
-    truth, _ = snapshot.search(queries, 10, only=only, exact=True)
-    return (rows[:, :, None] == truth[:, None, :]).any(axis=2).mean(axis=1)
-
-
-def test_another_recall_is_measured_without_rewriting(tmp_path, ids, crowd):
-    low = filled(tmp_path, Policy(recall=0.5, flat_rows=1000), ids(4000), crowd).compact()
-    store = IndexStore(tmp_path, Policy(recall=0.99, flat_rows=1000))
-    assert store.is_due()
-    high = store.compact()
-    assert not store.is_due()
-    assert high.segments == low.segments
-    assert high.choice.effort.probes > low.choice.effort.probes
-    assert recall(high, crowd[:300]).mean() >= 0.97
-    assert store.compact().number == high.number
-
-
-def test_a_recall_that_others_measured_stands_for_those_alone(tmp_path, ids, crowd):
-    """What comes later lies elsewhere: where the quantizer has no cells."""
-    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
-    before = store.compact()
-    assert before.measured == before.vectors == 4000
-    strange = clustered(4000, seed=1)
-    grown = store.commit([store.write_segment(ids(4000, start=4000), strange)])
-    assert (grown.measured, grown.vectors) == (4000, 8000)
-    assert recall(grown, strange[:300]).mean() < 0.9
-    assert store.is_due()
-    after = store.compact()
-    assert not store.is_due()
-    assert after.measured == after.vectors == 8000
-    assert after.choice.recall >= 0.93
-    assert recall(after, strange[:300]).mean() >= 0.93
-
-
-def test_a_quantizer_that_what_came_since_wears_out_is_trained_anew(tmp_path, ids):
+def test_a_quantizer_that_what_came_since_wears_out_is_trained_anew(
+    tmp_path, ids, filled, clustered
+):
     """What came first lies elsewhere: cells and codes made for it cost 300 times the effort."""
     rows = np.concatenate([clustered(4000), clustered(8000, clusters=200, seed=1)])
     store = filled(tmp_path, Policy(factory="IVF128,SQ8", flat_rows=1000), ids(4000), rows[:4000])
@@ -155,7 +53,7 @@ def test_a_quantizer_that_what_came_since_wears_out_is_trained_anew(tmp_path, id
     assert second.choice.effort.cost <= first.choice.effort.cost
 
 
-def test_later_segments_share_the_quantizer(tmp_path, ids, crowd):
+def test_later_segments_share_the_quantizer(tmp_path, ids, crowd, filled):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     store.compact()
     segment = store.write_segment(ids(1000, start=4000), np.roll(crowd[:1000], 1, axis=1))
@@ -170,7 +68,7 @@ def test_later_segments_share_the_quantizer(tmp_path, ids, crowd):
     )
 
 
-def test_a_quantizer_that_was_outgrown_is_trained_anew(tmp_path, ids, crowd):
+def test_a_quantizer_that_was_outgrown_is_trained_anew(tmp_path, ids, crowd, filled):
     policy = Policy(flat_rows=50)
     store = filled(tmp_path, policy, ids(100), crowd[:100])
     assert store.compact().choice.factory == "IVF32,SQ8"
@@ -181,7 +79,7 @@ def test_a_quantizer_that_was_outgrown_is_trained_anew(tmp_path, ids, crowd):
     assert {segment.kind for segment in snapshot.segments} == {"IVF128,SQ8"}
 
 
-def test_large_merges_are_split_by_memory(tmp_path, ids, crowd):
+def test_large_merges_are_split_by_memory(tmp_path, ids, crowd, filled):
     policy = Policy(flat_rows=1000, segment_bytes=1500 * 32 * 4)
     store = filled(tmp_path, policy, ids(4000), crowd)
     snapshot = store.compact()
@@ -191,63 +89,7 @@ def test_large_merges_are_split_by_memory(tmp_path, ids, crowd):
     assert store.compact().number == snapshot.number
 
 
-def test_a_factory_of_ones_own_is_taken_however_few_there_are(tmp_path, ids, crowd):
-    store = filled(tmp_path, Policy(factory="IVF16,SQfp16"), ids(12), crowd[:12])
-    assert store.compact().choice.factory == "Flat"
-    store.commit([store.write_segment(ids(88, start=12), crowd[12:100])])
-    assert store.is_due()
-    snapshot = store.compact()
-    assert snapshot.choice.factory == "IVF16,SQfp16"
-    assert [segment.kind for segment in snapshot.segments] == ["IVF16,SQfp16"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "why"),
-    [
-        ("IVFmany", "does not suit 32 dimensions"),
-        ("HNSW32", "is neither"),
-        ("IVF0,SQ8", "has no cells"),
-        ("IVF16,RQ2x8", "cannot be trained on 40 vectors"),
-    ],
-)
-def test_a_wrong_factory_is_named(tmp_path, ids, crowd, wrong, why):
-    store = filled(tmp_path, Policy(factory=wrong), ids(40), crowd[:40])
-    with pytest.raises(SettingsError, match=f"'{wrong}' {why}"):
-        store.compact()
-    assert store.open().vectors == 40
-
-
-@pytest.mark.parametrize(
-    ("vectors", "dimension", "memory", "factory"),
-    [
-        (19_999, 320, 1 << 40, "Flat"),
-        (100_000, 320, 1 << 40, "IVF1024,SQ8"),
-        (1_000_000, 768, 1 << 30, "IVF2048,SQ8"),
-        (5_000_000, 768, 1 << 30, "IVF4096,PQ192x8"),
-        (5_000_000, 320, 240_000_000, "IVF4096,PQ40x8"),
-        (5_000_000, 320, 239_000_000, "IVF4096,PQ32x8"),
-        (5_000_000, 320, 1, "IVF4096,PQ20x8"),
-        (100_000, 7, 1, "IVF1024,PQ1x8"),
-    ],
-)
-def test_the_index_is_chosen_by_size_and_memory(vectors, dimension, memory, factory):
-    assert Policy(memory_bytes=memory).choose(vectors, dimension) == factory
-
-
-def test_what_exceeds_the_memory_is_told(tmp_path, ids, crowd, caplog):
-    policy = Policy(flat_rows=1000, memory_bytes=9000)
-    snapshot = filled(tmp_path, policy, ids(1000), crowd[:1000]).compact()
-    assert snapshot.choice.factory == "IVF64,PQ2x8"
-    assert "IVF64,PQ2x8 of 1,000 vectors takes" in caplog.text
-    assert "index.memory_gb" in caplog.text
-
-
-def test_less_memory_makes_smaller_segments():
-    assert Policy(memory_bytes=1 << 40).merged_bytes == 2 << 30
-    assert Policy(memory_bytes=1 << 30).merged_bytes == 256 << 20
-
-
-def test_what_was_mostly_forgotten_is_due(tmp_path, ids, vectors):
+def test_what_was_mostly_forgotten_is_due(tmp_path, ids, vectors, filled):
     store = filled(tmp_path, Policy(), ids(100), vectors(100), parts=1)
     store.forget(ids(10))
     assert not store.is_due()
@@ -257,7 +99,7 @@ def test_what_was_mostly_forgotten_is_due(tmp_path, ids, vectors):
     assert not store.is_due()
 
 
-def test_no_cell_remembers_the_forgotten(tmp_path, ids, crowd):
+def test_no_cell_remembers_the_forgotten(tmp_path, ids, crowd, filled):
     """A cell with one vector has it for a centroid."""
     policy = Policy(factory="IVF2000,Flat", flat_rows=1000)
     store = filled(tmp_path, policy, ids(2000), crowd[:2000])
@@ -277,7 +119,7 @@ def test_no_cell_remembers_the_forgotten(tmp_path, ids, crowd):
     assert store.compact(forgotten=True).number == number
 
 
-def test_deleted_rows_leave_the_files_when_asked(tmp_path, ids, vectors):
+def test_deleted_rows_leave_the_files_when_asked(tmp_path, ids, vectors, filled):
     store = filled(tmp_path, Policy(), ids(100), vectors(100), parts=1)
     gone = ids(5)
     store.forget(gone)
@@ -291,7 +133,7 @@ def test_deleted_rows_leave_the_files_when_asked(tmp_path, ids, vectors):
         assert vector.tobytes() not in stored
 
 
-def test_what_happens_during_a_compaction_is_kept(tmp_path, ids, crowd):
+def test_what_happens_during_a_compaction_is_kept(tmp_path, ids, crowd, filled):
     """A commit and a forgetting when the merged segment is written and its recall is measured."""
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     with ThreadPoolExecutor(1) as pool:
@@ -308,14 +150,14 @@ def test_what_happens_during_a_compaction_is_kept(tmp_path, ids, crowd):
     np.testing.assert_array_equal(snapshot.read(snapshot.sample_ids.rows(ids(9)[3:])), crowd[3:9])
 
 
-def test_of_two_compactions_at_once_one_counts(tmp_path, ids, vectors):
+def test_of_two_compactions_at_once_one_counts(tmp_path, ids, vectors, filled):
     store = filled(tmp_path, Policy(), ids(60), vectors(60), parts=6)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.compact(), range(4)))
     assert [segment.vectors for segment in store.open().segments] == [60]
 
 
-def test_a_reader_all_through_compactions_and_sweeps_is_never_wrong(tmp_path, ids, crowd):
+def test_a_reader_all_through_compactions_and_sweeps_is_never_wrong(tmp_path, ids, crowd, filled):
     names, count = ids(2000), 2000
     store = filled(tmp_path, IN_CELLS, names, crowd[:count], parts=8)
     kept = store.open()
@@ -346,7 +188,7 @@ def test_a_reader_all_through_compactions_and_sweeps_is_never_wrong(tmp_path, id
         np.testing.assert_array_equal(then, now)
 
 
-def test_rebuilding_mends_any_damage(tmp_path, ids, crowd):
+def test_rebuilding_mends_any_damage(tmp_path, ids, crowd, filled):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     store.compact()
     for path in tmp_path.glob("s*-*"):
@@ -366,7 +208,7 @@ def test_rebuilding_mends_any_damage(tmp_path, ids, crowd):
 
 
 @pytest.mark.parametrize("pattern", ["*.cells.faiss"])
-def test_damaged_cells_are_named(tmp_path, ids, crowd, pattern):
+def test_damaged_cells_are_named(tmp_path, ids, crowd, pattern, filled):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     store.compact()
     (path,) = tmp_path.glob(pattern)
@@ -377,7 +219,7 @@ def test_damaged_cells_are_named(tmp_path, ids, crowd, pattern):
             store.open()
 
 
-def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd):
+def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd, filled):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     store.compact()
     (path,) = tmp_path.glob("quantizer-*")
@@ -387,7 +229,9 @@ def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd):
 
 
 @pytest.mark.parametrize("harm", ["foreign", "missing"])
-def test_a_wrong_quantizer_is_found_out_before_anything_is_published(tmp_path, ids, crowd, harm):
+def test_a_wrong_quantizer_is_found_out_before_anything_is_published(
+    tmp_path, ids, crowd, harm, filled
+):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     before = store.compact()
     (path,) = tmp_path.glob("quantizer-*")
@@ -401,7 +245,7 @@ def test_a_wrong_quantizer_is_found_out_before_anything_is_published(tmp_path, i
     assert store.open().number == before.number
 
 
-def test_what_cannot_be_opened_is_not_published(tmp_path, ids, vectors):
+def test_what_cannot_be_opened_is_not_published(tmp_path, ids, vectors, filled):
     store = filled(tmp_path, Policy(), ids(40), vectors(40), parts=1)
     segment = store.write_segment(ids(10, start=40), vectors(10))
     (tmp_path / f"{segment.name}.vectors.faiss").write_bytes(b"cut short")
@@ -410,7 +254,7 @@ def test_what_cannot_be_opened_is_not_published(tmp_path, ids, vectors):
     assert store.open().vectors == 40
 
 
-def test_workers_of_a_first_build_put_their_vectors_into_cells(tmp_path, ids, crowd):
+def test_workers_of_a_first_build_put_their_vectors_into_cells(tmp_path, ids, crowd, recall):
     store = IndexStore(tmp_path, IN_CELLS)
     trained = store.train(crowd, 4000)
     parts = [
@@ -454,41 +298,3 @@ def test_merged_cells_answer_as_cells_made_anew(tmp_path, ids, crowd):
             strict=True,
         ):
             np.testing.assert_array_equal(told, right)
-
-
-@pytest.mark.parametrize("clusters", [1, 5])
-def test_filters_that_leave_nothing_near_a_query_find_what_is_far(tmp_path, ids, clusters):
-    """All but the query's own cluster, and four others: 30,000 rows, none where it looks."""
-    count = 40_000
-    vectors = clustered(count)
-    label = np.random.default_rng(0)
-    label.standard_normal((20, 32))
-    label = label.integers(20, size=count)
-    snapshot = filled(tmp_path, IN_CELLS, ids(count), vectors, parts=1).compact()
-    rows = snapshot.sample_ids.rows(ids(count))
-    for query in range(20):
-        gone = (label[query] + np.arange(clusters)) % 20
-        only = np.sort(rows[~np.isin(label, gone)])
-        assert recall(snapshot, vectors[query : query + 1], only=only)[0] >= 0.9
-
-
-@pytest.mark.parametrize("share", [0.01, 0.85])
-def test_filters_find_as_much_as_is_promised(large, crowd, share):
-    """Few rows are looked at one by one; many are searched like all."""
-    random = np.random.default_rng(1)
-    only = np.sort(random.choice(large.vectors, int(share * large.vectors), replace=False))
-    queries = crowd[random.choice(4000, 200)]
-    rows, _ = large.search(queries, 10, only=only)
-    assert np.isin(rows, only).all()
-    truth, _ = large.search(queries, 10, only=only, exact=True)
-    shared = (rows[:, :, None] == truth[:, None, :]).any(axis=2).mean()
-    assert shared == 1.0 if share == 0.01 else 0.93 <= shared < 1.0
-
-
-def test_a_rare_filter_is_answered_exactly_far_from_the_query(tmp_path, ids, crowd):
-    """The chosen rows lie in no cell that the query would probe."""
-    snapshot = filled(tmp_path, IN_CELLS, ids(4000), crowd).compact()
-    farthest = np.argsort(crowd[:1] @ snapshot.read(np.arange(4000)).T)[0, :20]
-    rows, _ = snapshot.search(crowd[:1], 20, only=farthest)
-    assert set(rows[0]) == set(farthest)
-    assert (snapshot.search_with(Effort(1), crowd[:1], 20)[0] != rows).all()
