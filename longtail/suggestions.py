@@ -22,7 +22,7 @@ _LEVELS: tuple[Level, ...] = ("mid", "high")
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A sample to label, and why: among the strangest, the middle of a crowd, or in doubt.
+    """A sample to label, and why: among the strangest, one that stands for many, or in doubt.
 
     score: of the mining run; larger is stranger.
     """

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from detectors.suggest import suggest
+from detectors.suggest import RIDGE, representatives, suggest
 
 
 def clusters(rng):
@@ -9,28 +10,90 @@ def clusters(rng):
     return X
 
 
-def test_half_are_the_strangest_and_half_represent_the_clusters(rng):
-    X, score = clusters(rng), rng.normal(size=400)
-    found = suggest(8, X, score)
-    assert [s.why for s in found] == ["outlier"] * 4 + ["representative"] * 4
-    assert {s.row for s in found[:4]} == set(np.argsort(-score)[:4])
-    assert {s.row % 4 for s in found[4:]} == {0, 1, 2, 3}
-    assert len({s.row for s in found}) == 8
+def test_half_are_the_strangest_and_half_represent_the_other_clusters(rng):
+    X, score = clusters(rng), rng.random(400)
+    score[[40, 80, 120]] = [4, 3, 2]
+    found = suggest(6, X, score)
+    assert [s.why for s in found] == ["outlier"] * 3 + ["representative"] * 3
+    assert [s.row for s in found[:3]] == [40, 80, 120]
+    assert {s.row % 4 for s in found[3:]} == {1, 2, 3}
 
 
-def test_with_verdicts_of_both_kinds_the_doubtful_come_first(rng):
+def test_what_is_labelled_needs_no_representative(rng):
+    X = clusters(rng)
+    chosen = representatives(X, np.arange(20, 400), 2, labelled=np.array([1, 2]))
+    assert {row % 4 for row in chosen} == {0, 3}
+
+
+def test_representatives_leave_a_ridge_regression_the_least_variance(rng):
+    X = rng.normal(size=(30, 5)) * [3, 2, 1, 1, 1]
+    rows, labelled = np.arange(4, 30), np.array([0, 2])
+    chosen = representatives(X, rows, 3, labelled)
+    Z = X - X[rows].mean(axis=0)
+    ridge = RIDGE * np.mean(np.sum(Z[rows] ** 2, axis=1))
+
+    def variance(known):
+        of, across = Z[known] @ Z[known].T + ridge * np.eye(len(known)), Z[rows] @ Z[known].T
+        return np.sum(Z[rows] ** 2) - np.trace(across @ np.linalg.solve(of, across.T))
+
+    known = list(labelled)
+    for row in chosen:
+        assert variance([*known, row]) == pytest.approx(
+            min(variance([*known, other]) for other in rows)
+        )
+        known.append(row)
+
+
+def test_representatives_of_many_samples_are_found_among_some_of_them(rng):
+    X = clusters(rng)[rng.integers(0, 400, 50_000)]
+    chosen = representatives(X, np.arange(50_000), 4, labelled=np.empty(0, dtype=np.int64))
+    assert {int(np.argmax(X[row, :4])) for row in chosen} == {0, 1, 2, 3}
+
+
+@pytest.fixture
+def line():
+    """Samples from an edge case (x = 1) to a normal one (x = -1), and which are labelled so."""
     X = np.zeros((201, 2))
     X[:, 0] = np.linspace(-1, 1, 201)
-    labelled = np.r_[0:5, 196:201]
+    return X, np.r_[0:10, 191:201]
+
+
+def test_with_enough_verdicts_of_both_kinds_the_doubtful_come_first(line):
+    X, labelled = line
     found = suggest(3, X, np.zeros(201), labelled, labelled > 100)
     assert {s.why for s in found} == {"uncertain"}
-    assert {s.row for s in found} == {99, 100, 101}
+    rows = [s.row for s in found]
+    assert rows[0] == 100
+    assert all(93 <= row <= 107 for row in rows)
+
+
+def test_of_the_doubtful_those_that_differ_are_taken(line):
+    X, labelled = line
+    X[97:104] = 0  # one doubtful photograph, seven times
+    X[104:106] = 0.02, 1
+    found = suggest(2, X, np.zeros(201), labelled, labelled > 100)
+    assert {tuple(X[s.row]) for s in found} == {(0, 0), (0.02, 1)}
+    assert len({s.row for s in suggest(9, X, np.zeros(201), labelled, labelled > 100)}) == 9
+
+
+@pytest.mark.parametrize("edge_cases", [1, 19])
+def test_a_single_verdict_of_a_kind_teaches_no_doubt(line, edge_cases):
+    X, labelled = line
+    found = suggest(4, X, X[:, 0], labelled, np.arange(20) < edge_cases)
+    assert [s.why for s in found] == ["outlier"] * 2 + ["representative"] * 2
 
 
 def test_labelled_samples_are_not_suggested_again(rng):
     X, score = clusters(rng), rng.normal(size=400)
     known = np.argsort(-score)[:3]
     assert not {s.row for s in suggest(20, X, score, known, [True] * 3)} & set(known)
+
+
+def test_samples_that_are_all_the_same_are_suggested_once_each():
+    X = np.ones((60, 3))
+    assert len({s.row for s in suggest(10, X, np.zeros(60))}) == 10
+    labelled = np.arange(20)
+    assert len({s.row for s in suggest(10, X, np.zeros(60), labelled, labelled < 9)}) == 10
 
 
 def test_no_more_than_there_are():

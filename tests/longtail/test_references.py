@@ -202,12 +202,12 @@ def test_what_the_reference_holds_is_neither_left_nor_suggested(longtail, root: 
 def test_verdicts_on_the_reference_teach_what_to_suggest(root: Path) -> None:
     workspace = opened(root, reference="source:line-3")
     own, others = (sorted(of_source(workspace, name)) for name in ("line-3", "line-4"))
-    workspace.verdict(own[:5], "normal")
-    workspace.verdict(others[:5], "edge_case")
+    workspace.verdict(own[:10], "normal")
+    workspace.verdict(others[:10], "edge_case")
     workspace.mine()
     suggested = workspace.suggest(90)
     assert {one.why for one in suggested} == {"uncertain"}
-    assert {one.sample_id for one in suggested} == set(others[5:])
+    assert {one.sample_id for one in suggested} == set(others[10:])
 
 
 def test_a_reference_of_all_there_is_leaves_nothing_to_flag(longtail, root: Path) -> None:

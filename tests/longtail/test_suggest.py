@@ -11,7 +11,7 @@ from schemas.arrow import matrix
 from schemas.errors import NotFoundError
 
 
-def test_half_are_the_strangest_and_half_stand_for_crowds(longtail, mined: Workspace) -> None:
+def test_half_are_the_strangest_and_half_stand_for_the_rest(longtail, mined: Workspace) -> None:
     told = longtail("suggest", "-w", mined.root, "-n", 12, "--json").json
     assert [one["why"] for one in told] == ["outlier"] * 6 + ["representative"] * 6
     scores = mined.catalog.scores.read(["sample_id", "score"]).to_pylist()
@@ -36,7 +36,7 @@ def test_verdicts_of_both_kinds_bring_up_what_they_leave_in_doubt(workspace: Wor
             strict=True,
         )
     }
-    edge_cases, normal = np.array_split(sorted(vectors)[:12], 2)
+    edge_cases, normal = np.array_split(sorted(vectors)[:20], 2)
     workspace.verdict(list(edge_cases), "edge_case")
     workspace.verdict(list(normal), "normal")
 
@@ -45,10 +45,12 @@ def test_verdicts_of_both_kinds_bring_up_what_they_leave_in_doubt(workspace: Wor
     assert {one.why for one in found} == {"uncertain"}
     judged = [*edge_cases, *normal]
     model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
-    model.fit([vectors[one] for one in judged], [True] * 6 + [False] * 6)
+    model.fit([vectors[one] for one in judged], [True] * 10 + [False] * 10)
     left = sorted(set(vectors) - set(judged))
     doubt = np.abs(model.predict_proba([vectors[one] for one in left])[:, 1] - 0.5)
-    assert {one.sample_id for one in found} == {left[i] for i in np.argsort(doubt)[:3]}
+    most = [left[i] for i in np.argsort(doubt)]
+    assert found[0].sample_id == most[0]
+    assert len({one.sample_id for one in found} & set(most[:15])) == 3
 
 
 def test_what_was_judged_is_not_suggested_again(longtail, workspace: Workspace) -> None:
