@@ -176,7 +176,7 @@ def main() -> None:
     counts = {"elpv": 1600, "jpeg_1mp": 704, "jpeg_12mp": 416}  # whole batches for two workers
     rounds = 1
     if not quick:
-        counts = {"elpv": 2624, "jpeg_1mp": 1600, "jpeg_12mp": 720}
+        counts = {"elpv": 2624, "jpeg_1mp": 2624, "jpeg_12mp": 1312}
         rounds = 5
 
     images_per_s: dict[str, float] = {}

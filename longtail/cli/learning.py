@@ -32,7 +32,9 @@ def suggest(
 ) -> None:
     """List what to judge next, for verdicts to be worth the most.
 
-    Example: longtail suggest -w my-workspace -n 50
+    A few at a time, with the verdicts in between, teach more than all at once.
+
+    Example: longtail suggest -w my-workspace -n 10
     """
     found = open_workspace(workspace).suggest(count)
     if as_json:
