@@ -61,8 +61,7 @@ SECOND: Level = "mid"
 parts. With all levels together so many dimensions let a group bend the fit."""
 
 BY_CHANCE = 0.85
-"""What the two strangest of three weigh: chance alone makes two of them strange more often. From 0.7
-to 0.85 little changes; at 1 every other fault is found less."""
+"""What the two strangest of three weigh: chance alone makes two of them strange more often."""
 NEIGHBOURS = 3
 """More hide the members of a small group less, and blur what a single oddity is far from."""
 CROWD = 100

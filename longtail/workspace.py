@@ -21,8 +21,8 @@ from longtail.filters import Filter
 from longtail.finding import Finder, Question, resolve
 from longtail.flags import read_flags, with_alike
 from longtail.jobs import Jobs, Watch
-from longtail.runs import Run, RunSummary
-from longtail.triggers import Match, StandingQuery
+from longtail.runs import RunSummary
+from longtail.standing import Triggers
 from longtail.verdicts import VerdictLog, this_user
 from schemas.catalog import Catalog
 from schemas.errors import NotFoundError, UsageError, WorkspaceError
@@ -51,6 +51,7 @@ class Workspace:
     root: the folder, as `Workspace.create` made it.
     overrides: settings above the environment and the file, nested as in longtail.yaml.
     watch: told of every job as it starts, to show its progress.
+    Its `triggers` are the standing queries.
     Raises WorkspaceError where there is no workspace, SettingsError for a wrong setting.
     """
 
@@ -70,6 +71,7 @@ class Workspace:
         self.verdicts = VerdictLog.at(self.catalog.reviews)
         self.jobs = Jobs(self.catalog, self.settings, watch)
         self._finder = Finder(self.jobs, self.verdicts)
+        self.triggers = Triggers(self.jobs, self._finder, self.verdicts)
 
     @classmethod
     def create(cls, root: str | Path, **kwargs: Any) -> Workspace:
@@ -97,7 +99,7 @@ class Workspace:
             self.jobs.ingest(run, inputs, source)
             self.jobs.index(run)
             self.jobs.mine(run, save_reference)
-            self._match_triggers(run)
+            self.triggers.record_new(run)
             summary = run.finish()
             self.report()
             return summary
@@ -121,7 +123,7 @@ class Workspace:
         """
         with runs.start(self.catalog, command="mine") as run:
             self.jobs.mine(run, save_reference)
-            self._match_triggers(run)
+            self.triggers.record_new(run)
             summary = run.finish()
             self.report()
             return summary
@@ -380,67 +382,6 @@ class Workspace:
 
         return suggestions(self.catalog, self._mining_run(None), self.verdicts.latest(), count)
 
-    def add_trigger(
-        self,
-        name: str,
-        sample_ids: Sequence[str] = (),
-        *,
-        unlike: Sequence[str] = (),
-        text: str | None = None,
-    ) -> StandingQuery:
-        """Ask every later run for more like these samples, or like a text; see `triggers`.
-
-        unlike: samples of what is not meant. Raises NotFoundError for an unknown sample,
-        EncoderError for a text where the encoder embeds images only, UsageError for a name that is
-        none or is taken, and without an example.
-        """
-        query = StandingQuery(
-            name,
-            self.jobs.encoder.id,
-            self._resolved(sample_ids),
-            self._resolved(unlike),
-            text,
-        )
-        return triggers.add(self.catalog, query, self._finder.vector_of_text)
-
-    def teach_trigger(
-        self, name: str, sample_ids: Sequence[str] = (), *, unlike: Sequence[str] = ()
-    ) -> StandingQuery:
-        """Give a trigger more examples, and more of what is not meant; the latest word counts.
-
-        A trigger made from a text learns from them how far to reach. Raises NotFoundError for an
-        unknown trigger or sample, UsageError without an example, EncoderError for a trigger of
-        another encoder.
-        """
-        return triggers.teach(
-            self.catalog,
-            name,
-            self.jobs.encoder.id,
-            self._resolved(sample_ids),
-            self._resolved(unlike),
-        )
-
-    def triggers(self) -> list[StandingQuery]:
-        """All triggers, by name."""
-        return triggers.read(self.catalog)
-
-    def remove_trigger(self, name: str) -> None:
-        """Ask no longer. Raises NotFoundError."""
-        triggers.remove(self.catalog, name)
-
-    def matches(self, trigger: str) -> list[Match]:
-        """What matches a trigger now, nearest first. Raises NotFoundError, EncoderError."""
-        query, snapshot = triggers.named(self.catalog, trigger), self._finder.index().searched
-        return triggers.matches(query, snapshot, self.jobs.encoder.id, self.verdicts.latest())
-
-    def _match_triggers(self, run: Run) -> None:
-        snapshot = self.jobs.index_store.open()
-        if snapshot is not None:
-            encoder_id, latest = self.jobs.encoder.id, self.verdicts.latest()
-            run.details[triggers.SKIPPED] = triggers.record_new(
-                self.catalog, run.run_id, snapshot, encoder_id, latest
-            )
-
     def curate(
         self, name: str, verdicts: Sequence[VerdictLabel] = ("edge_case",), top: int = 0
     ) -> dict[str, Any]:
@@ -495,10 +436,6 @@ class Workspace:
         """The sample id that starts so. Raises NotFoundError unless there is exactly one."""
         (sample_id,) = self._finder.resolve_all([prefix])
         return sample_id
-
-    def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
-        """Each sample once, in order."""
-        return tuple(dict.fromkeys(self._finder.resolve_all(prefixes)))
 
     def _flagged_at(self, run_id: str) -> list[str]:
         """What stood flagged when a run ended, whether it mined or found nothing new."""

@@ -105,7 +105,7 @@ def add(
     Example: longtail trigger add cracks -w my-workspace --from 3f2a9c 81cc03
     """
     opened = open_workspace(workspace)
-    opened.add_trigger(name, like or (), unlike=unlike or (), text=text)
+    opened.triggers.add(name, like or (), unlike=unlike or (), text=text)
     _print_matching(opened, name, as_json)
 
 
@@ -122,12 +122,12 @@ def teach(
     Example: longtail trigger teach cracks -w my-workspace --not 05d1e7
     """
     opened = open_workspace(workspace)
-    opened.teach_trigger(name, like or (), unlike=unlike or ())
+    opened.triggers.teach(name, like or (), unlike=unlike or ())
     _print_matching(opened, name, as_json)
 
 
 def _print_matching(opened: Workspace, name: str, as_json: bool) -> None:
-    matching = len(opened.matches(name))
+    matching = len(opened.triggers.matches(name))
     if as_json:
         print_json({"trigger": name, "matches": matching})
     else:
@@ -143,7 +143,7 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
 
     Example: longtail trigger list -w my-workspace
     """
-    found = open_workspace(workspace).triggers()
+    found = open_workspace(workspace).triggers.all()
     if as_json:
         print_json([_described(query) for query in found])
     elif found:
@@ -172,7 +172,7 @@ def show(name: Name, workspace: WorkspaceOption = None, as_json: JsonOption = Fa
     Example: longtail trigger show cracks -w my-workspace
     """
     opened = open_workspace(workspace)
-    found = opened.matches(name)
+    found = opened.triggers.matches(name)
     verdicts = opened.verdicts.latest([match.sample_id for match in found])
     flagged = {flag.sample_id for flag in opened.flags()}
     rows = [
@@ -209,7 +209,7 @@ def remove(name: Name, workspace: WorkspaceOption = None) -> None:
 
     Example: longtail trigger remove cracks -w my-workspace
     """
-    open_workspace(workspace).remove_trigger(name)
+    open_workspace(workspace).triggers.remove(name)
     print(f"trigger {name} is removed")
 
 

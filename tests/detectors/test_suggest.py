@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -44,10 +46,14 @@ def test_representatives_leave_a_ridge_regression_the_least_variance(rng):
         known.append(row)
 
 
-def test_representatives_of_many_samples_are_found_among_some_of_them(rng):
-    X = clusters(rng)[rng.integers(0, 400, 50_000)]
-    chosen = representatives(X, np.arange(50_000), 4, labelled=np.empty(0, dtype=np.int64))
+def test_representatives_of_many_samples_take_the_memory_of_some(rng):
+    X = clusters(rng)[rng.integers(0, 400, 200_000)]
+    tracemalloc.start()
+    chosen = representatives(X, np.arange(200_000), 4, labelled=np.empty(0, dtype=np.int64))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert {int(np.argmax(X[row, :4])) for row in chosen} == {0, 1, 2, 3}
+    assert peak < X.nbytes
 
 
 @pytest.fixture

@@ -59,30 +59,30 @@ def test_an_older_run_still_tells_what_it_told(workspace: Workspace) -> None:
         first.query(sample_id=each, k=2, within=1)["sample_id"].to_pylist() for each in flagged
     ]
     alike = next(pair[:1] for pair in pairs if pair[-1] in flagged and len(pair) == 2)
-    workspace.add_trigger("strange", alike)
+    workspace.triggers.add("strange", alike)
     first = Workspace(workspace.root, {"mining": {"budget": 10}})
     first.mine()
     run_id, told = first.flags()[0].run_id, first.notes()
     assert any("of them flagged" in line and " 0 of them" not in line for line in told)
     Workspace(workspace.root, {"mining": {"budget": 8}}).mine()
     assert workspace.notes(run_id) == told
-    workspace.remove_trigger("strange")
-    workspace.add_trigger("strange", alike)
+    workspace.triggers.remove("strange")
+    workspace.triggers.add("strange", alike)
     again = Workspace(workspace.root, {"mining": {"budget": 8}}).mine()  # nothing new but matches
     assert any(" 0 of them" not in line for line in workspace.notes(again.run_id))
 
 
 def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
     near = workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
-    workspace.add_trigger("wide", [near[0], near[5]])
+    workspace.triggers.add("wide", [near[0], near[5]])
     workspace.mine()
-    before = [match.sample_id for match in workspace.matches("wide")]
+    before = [match.sample_id for match in workspace.triggers.matches("wide")]
     assert before
     workspace.verdict(before[-1:], "normal")
-    after = [match.sample_id for match in workspace.matches("wide")]
+    after = [match.sample_id for match in workspace.triggers.matches("wide")]
     assert before[-1] not in after
     workspace.verdict(before[-1:], "edge_case")
-    assert set(before) <= {match.sample_id for match in workspace.matches("wide")}
+    assert set(before) <= {match.sample_id for match in workspace.triggers.matches("wide")}
 
 
 def test_examples_may_be_given_together_or_one_by_one(
@@ -113,7 +113,7 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
         assert told.out.startswith(f"trigger odd: {len(shown):,} matching now")
         return made["positive"], made["negative"], {match["sample_id"] for match in shown}
 
-    workspace.add_trigger("odd", near[:2])
+    workspace.triggers.add("odd", near[:2])
     positive, _, wide = taught("--from", near[5], near[1][:12])
     assert positive == [near[0], near[1], near[5]]
     assert {near[2], near[3]} < wide
@@ -124,77 +124,81 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
     workspace.verdict([near[2]], "normal")
     positive, negative, told = taught("--from", near[2], near[3])
     assert (positive, negative) == ([*near[:2], near[2], near[3]], [near[5]])
-    workspace.add_trigger("same", positive, unlike=negative)
-    matching = {match.sample_id for match in workspace.matches("same")}
+    workspace.triggers.add("same", positive, unlike=negative)
+    matching = {match.sample_id for match in workspace.triggers.matches("same")}
     assert told == matching != set()  # whatever the verdict said
 
 
 def test_what_is_not_meant_makes_no_trigger_match_more(workspace: Workspace, example: str) -> None:
     *_, farthest = workspace.query(sample_id=example, k=90)["sample_id"].to_pylist()
     for name, examples in (("one", [example]), ("unlike", [example, farthest])):
-        workspace.add_trigger(name, examples)
-        before = {match.sample_id for match in workspace.matches(name)}
+        workspace.triggers.add(name, examples)
+        before = {match.sample_id for match in workspace.triggers.matches(name)}
         assert 0 < len(before) <= len(examples)
         foreign = next(flag.sample_id for flag in workspace.flags()[::-1])
-        workspace.teach_trigger(name, unlike=[foreign])
-        assert {match.sample_id for match in workspace.matches(name)} <= before
+        workspace.triggers.teach(name, unlike=[foreign])
+        assert {match.sample_id for match in workspace.triggers.matches(name)} <= before
 
 
 def test_what_a_person_does_during_a_run_stays(
     workspace: Workspace, example: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near = workspace.query(sample_id=example, k=9)["sample_id"].to_pylist()
-    workspace.add_trigger("taught", near[:2])
-    workspace.add_trigger("removed", near[:2])
+    workspace.triggers.add("taught", near[:2])
+    workspace.triggers.add("removed", near[:2])
     read = Snapshot.read
 
     def reading(snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """A run has read the triggers when it reads the vectors."""
         monkeypatch.setattr(Snapshot, "read", read)
-        workspace.teach_trigger("taught", near[2:4], unlike=near[8:])
-        workspace.remove_trigger("removed")
+        workspace.triggers.teach("taught", near[2:4], unlike=near[8:])
+        workspace.triggers.remove("removed")
         return read(snapshot, rows)
 
     monkeypatch.setattr(Snapshot, "read", reading)
     snapshot = workspace.jobs.index_store.open()
     assert snapshot is not None
     triggers.record_new(workspace.catalog, "run-1", snapshot, workspace.jobs.encoder.id, {})
-    (query,) = workspace.triggers()
+    (query,) = workspace.triggers.all()
     assert (query.name, query.positive, query.negative) == ("taught", tuple(near[:4]), (near[8],))
-    assert set(query.matched) == {match.sample_id for match in workspace.matches("taught")} != set()
+    assert (
+        set(query.matched)
+        == {match.sample_id for match in workspace.triggers.matches("taught")}
+        != set()
+    )
 
 
 def test_counterexamples_and_forgotten_ones(workspace: Workspace, example: str) -> None:
     near = workspace.query(sample_id=example, k=4)["sample_id"].to_pylist()
-    workspace.add_trigger("odd", near[:2], unlike=[near[2]])
+    workspace.triggers.add("odd", near[:2], unlike=[near[2]])
     workspace.mine()
-    assert near[2] not in {match.sample_id for match in workspace.matches("odd")}
+    assert near[2] not in {match.sample_id for match in workspace.triggers.matches("odd")}
     workspace.forget([near[0]])
-    assert workspace.triggers()[0].positive == (near[1],)
+    assert workspace.triggers.all()[0].positive == (near[1],)
     workspace.forget([near[1]])
-    assert workspace.matches("odd") == []
+    assert workspace.triggers.matches("odd") == []
     assert near[0] not in (workspace.root / "triggers" / "odd.json").read_text()
 
 
 def test_a_trigger_of_another_encoder_is_left_alone(workspace: Workspace, example: str) -> None:
-    workspace.add_trigger("odd", [example])
+    workspace.triggers.add("odd", [example])
     path = workspace.root / "triggers" / "odd.json"
     path.write_text(path.read_text().replace(workspace.jobs.encoder.id, "other-0123456789ab"))
     with pytest.raises(EncoderError, match="trigger 'odd' is of encoder other-0123456789ab"):
-        workspace.teach_trigger("odd", [example])
+        workspace.triggers.teach("odd", [example])
     run = Workspace(workspace.root, {"mining": {"budget": 4}}).mine()
-    assert workspace.triggers()[0].matched == {}
+    assert workspace.triggers.all()[0].matched == {}
     said = "skipped as triggers of another encoder: odd; remove these and add them again"
     assert workspace.notes().count(said) == 1
     assert said in workspace.report().read_text("utf-8")  # type: ignore[union-attr]
     shutil.rmtree(workspace.root / "triggers")
     assert workspace.notes(run.run_id)[-1] == said  # as it was then
-    assert workspace.triggers() == []
+    assert workspace.triggers.all() == []
 
 
 def test_mistakes_get_one_line(longtail, workspace: Workspace, example: str) -> None:
     w = workspace.root
-    workspace.add_trigger("cracks", [example])
+    workspace.triggers.add("cracks", [example])
     for arguments, message in (
         (("add", "cracks", "--from", example), "there is a trigger 'cracks' already"),
         (("add", "no/slash", "--from", example), "'no/slash' cannot name a trigger"),
@@ -213,6 +217,6 @@ def test_mistakes_get_one_line(longtail, workspace: Workspace, example: str) -> 
         assert told.code == 2, arguments
         assert message in told.err
         assert len(told.err.splitlines()) == 1
-    assert [query.name for query in workspace.triggers()] == ["cracks"]
+    assert [query.name for query in workspace.triggers.all()] == ["cracks"]
     assert longtail("trigger", "remove", "cracks", "-w", w).out == "trigger cracks is removed\n"
-    assert workspace.triggers() == []
+    assert workspace.triggers.all() == []
