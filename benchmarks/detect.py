@@ -29,7 +29,7 @@ from benchmarks.detect_rows import OURS, Row
 from benchmarks.detect_tables import Rows, Size
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
-FULL = Size(seeds=10, rate_seeds=40, label_seeds=20, cells=None)
+FULL = Size(seeds=10, rate_seeds=40, label_seeds=40, cells=None)
 QUICK = Size(seeds=1, rate_seeds=16, label_seeds=3, cells=400)
 QUICK_DEFECTS = 160
 NOT_QUICK = {"PyOD HBOS", "PyOD CBLOF", "PyOD IForest", "PyOD OCSVM"}

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 
-from detectors.scores import Floats, Ints, as_matrix
+from detectors.scores import LEAST, Floats, Ints, as_matrix
 
 FEWEST_LABELS = 20
-FEWEST_OF_A_KIND = 2
 """Before a classifier's doubt is worth more than the two halves."""
-IN_DOUBT = 5
-"""Of so many times as many as are asked for, those in doubt that differ most are taken."""
 RIDGE = 0.03
 """Of the regression that representatives are chosen for, in mean squared norms."""
+WEAK_PRIOR = 50.0
+"""scikit-learn's C of the classifier that doubts: the variance of its weights before any label."""
 MOST_CANDIDATES = 20_000
-"""Of more samples, so many drawn by chance stand for all: what represents these represents them."""
+"""Of more samples, so many stand for all: those drawn by chance while they are to be represented,
+the most doubted once there is a classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +37,21 @@ def suggest(
     labelled: Sequence[int] | Ints = (),
     is_edge_case: Sequence[bool] | NDArray[np.bool_] = (),
 ) -> list[Suggestion]:
-    """`count` unlabelled samples, or all there are.
+    """`count` unlabelled samples, or all there are; 20,000 at most.
 
     vectors: (n, d), mid and high side by side. score: (n,) of the run. labelled: rows with a
     verdict, is_edge_case: what it was. Half are the strangest, half represent the rest beside all
-    that is labelled: either half alone is worse than chance on some data. From 20 labels on, two of
-    each kind among them, the samples that a classifier doubts.
+    that is labelled: either half alone is worse than chance on some data. From 20 labels on, if
+    there are some of each kind, the samples that a classifier of them knows the least about.
     """
     X = as_matrix(vectors)
     known = np.asarray(labelled, dtype=np.int64)
     label = np.asarray(is_edge_case, dtype=bool)
     left = np.setdiff1d(np.arange(len(X)), known)
-    count = min(count, len(left))
+    count = min(count, len(left), MOST_CANDIDATES)
     if count == 0:
         return []
-    if len(known) >= FEWEST_LABELS and min(label.sum(), (~label).sum()) >= FEWEST_OF_A_KIND:
+    if len(known) >= FEWEST_LABELS and label.any() and not label.all():
         return [Suggestion(int(row), "uncertain") for row in _doubted(X, known, label, left, count)]
     strangest = left[np.argsort(-score[left], kind="stable")[: count - count // 2]]
     rest = np.setdiff1d(left, strangest)
@@ -92,16 +91,27 @@ def representatives(X: Floats, rows: Ints, count: int, labelled: Ints) -> Ints:
 
 
 def _doubted(X: Floats, known: Ints, label: NDArray[np.bool_], left: Ints, count: int) -> Ints:
-    """Of the rows that a logistic regression doubts, the most doubted of each of `count` clusters.
+    """`count` of the rows `left`, whose probability a logistic regression can tell the least.
 
-    Uncertainty sampling (Lewis and Gale, 1994), among samples that differ (cluster-margin sampling;
-    Citovsky et al., 2021): the most doubted alone are often of one kind.
+    Greedily the one with the largest standard deviation of its predicted probability, in the
+    Laplace approximation of the weights (MacKay, 1992), as if those before it had been labelled:
+    near the boundary, unlike what is labelled, and unlike each other.
     """
-    model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced").fit(X[known], label)
-    doubt = np.abs(model.predict_proba(X[left])[:, 1] - 0.5)
-    most = left[np.argsort(doubt, kind="stable")[: IN_DOUBT * count]]
-    clusters = KMeans(min(count, len(np.unique(X[most], axis=0))), random_state=0, n_init=3)
-    of = clusters.fit_predict(X[most])
-    first = np.unique(of, return_index=True)[1]
-    rest = np.setdiff1d(np.arange(len(most)), first)[: count - len(first)]
-    return np.asarray(most[np.sort(np.concatenate([first, rest]))], dtype=np.int64)
+    model = LogisticRegression(C=WEAK_PRIOR, max_iter=1000, class_weight="balanced")
+    probability = model.fit(X[known], label).predict_proba(X)[:, 1]
+    slope = np.maximum(probability * (1 - probability), LEAST)
+    rows = left[np.argsort(-slope[left], kind="stable")[:MOST_CANDIDATES]]
+    centre = X[rows].mean(axis=0)
+    Z, L = (np.column_stack([X[some] - centre, np.ones(len(some))]) for some in (rows, known))
+    # Y Z' is the covariance of the log odds; the slope is what a label tells of them.
+    weights = L.T @ (L * slope[known][:, None]) + np.eye(Z.shape[1]) / WEAK_PRIOR
+    Y = np.linalg.solve(weights, Z.T).T
+    chosen: list[int] = []
+    for _ in range(count):
+        variance = np.maximum(np.einsum("nd,nd->n", Y, Z), 0)
+        deviation = slope[rows] * np.sqrt(variance)
+        deviation[chosen] = -np.inf
+        best = int(np.argmax(deviation))
+        chosen.append(best)
+        Y -= np.outer(Y @ Z[best] / (variance[best] + 1 / slope[rows[best]]), Y[best])
+    return np.asarray(rows[chosen], dtype=np.int64)
