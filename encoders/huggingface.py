@@ -44,9 +44,9 @@ def find(target: str, *, trust_remote_code: bool = False) -> Network:
     its levels are not understood.
     """
     with _naming(target):
+        config = _config(target)
         processor = json.dumps(_processor_config(target))
-        config = _file(target, "config.json")
-        known = [*_weights(target), *([config, *config.parent.glob("*.py")] if config else [])]
+        known = [*_weights(target), config, *config.parent.glob("*.py")]
         stamp = sha256_of_files(sorted(known))
         found = _sketched(target, trust_remote_code, processor, stamp)
     return Network(
@@ -258,6 +258,17 @@ def _file(target: str, name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def _config(target: str) -> Path:
+    """What all models have: looked for first, as each file waits for a hub that does not answer."""
+    found = _file(target, "config.json")
+    if found is None:
+        where = "it has" if Path(target).is_dir() else "the hub cannot be reached, or it has there"
+        raise EncoderError(
+            f"{where} no config.json; give hf: a folder that holds a model of images"
+        )
+    return found
+
+
 def _weights(target: str) -> list[Path]:
     single = _file(target, "model.safetensors")
     if single:
@@ -275,10 +286,9 @@ def _weights(target: str) -> list[Path]:
 
 def _files_of_the_config(target: str, sketch: Any) -> list[Path]:
     """What makes another network of the same weights: config.json, and code of the model's own."""
-    config = _file(target, "config.json")
     own = type(sketch).__module__.startswith("transformers_modules.")
     code = sorted(Path(inspect.getfile(type(sketch))).parent.glob("*.py")) if own else []
-    return [*([config] if config else []), *code]
+    return [_config(target), *code]
 
 
 def _processor_config(target: str) -> dict[str, Any]:

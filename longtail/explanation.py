@@ -28,7 +28,7 @@ from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Group, Level, 
 _SHOWN = 3
 _COLUMNS = [
     *("sample_id", "source", "of_reference", "score", "rank", "duplicate_of"),
-    *("isolation", "deviation", "broken"),
+    *("isolation", "deviation", "broken", *(f"z_{level}" for level in LEVELS)),
 ]
 
 
@@ -37,8 +37,8 @@ class Explanation:
     """Why a sample is where it is among the `samples` that a run mined.
 
     position: by score alone, from 1, the strangest. kind, rank: of its flag, None without one.
-    z: robust deviations per level. quality: its pixel statistics; none of a vector
-    that came without its image.
+    z: robust deviations per level, of those by which the run's samples differ: vectors of one's own
+    have one. quality: its pixel statistics; none of a vector that came without its image.
     reasons: as the run gave them to a flag; for another sample by the same rules.
     nearest: the closest normal samples: of the reference where there is one, else those that are
     unremarkable; none that was judged an edge case or junk.
@@ -97,7 +97,7 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
         samples=pool.num_rows,
         position=1 + pc.sum(pc.greater(pool["score"], row["score"])).as_py(),
         **{name: row[name] for name in ("score", "p_value", "kind", "rank", "level")},
-        z={level: row[f"z_{level}"] for level in LEVELS},
+        z={name: row[f"z_{name}"] for name in LEVELS if mined[f"z_{name}"].to_numpy().any()},
         quality=quality,
         reasons=tuple(why),
         group=_group(catalog, row),

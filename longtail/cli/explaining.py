@@ -78,7 +78,8 @@ def _lines(told: Explanation) -> Iterator[tuple[str, str]]:
     if told.group is not None:
         medoid = told.group.medoid[:SAMPLE_ID_DIGITS]
         yield "group", f"one of {told.group.size:,} alike flags around {medoid}"
-    yield "levels", ", ".join(f"{level} {z:+.1f}σ" for level, z in told.z.items())
+    if told.z:
+        yield "levels", ", ".join(f"{level} {z:+.1f}σ" for level, z in told.z.items())
     for reason in told.reasons:
         yield "why", reason
     if told.quality:

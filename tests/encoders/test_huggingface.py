@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -352,5 +353,14 @@ def test_a_model_of_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"preprocessor_config\.json"):
+    with pytest.raises(EncoderError, match=r"it has no config\.json; give hf: a folder"):
         describe(f"hf:{tmp_path}")
+    hf.ViTConfig(**TOWER).save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match=r"it has no preprocessor_config\.json"):
+        describe(f"hf:{tmp_path}")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match=r"^model 'hf:no/such' .* hub cannot be reached[^\n]*$"):
+        describe("hf:no/such")

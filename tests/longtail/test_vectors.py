@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,5 +269,7 @@ def test_the_command_line(longtail: Command, tmp_path: Path) -> None:
     flag = longtail("flags", "-w", root, "--json").json[0]["sample_id"]
     told = longtail("explain", "-w", root, flag)
     assert (told.code, "quality" in told.out, "nan" in told.out) == (0, False, False)
+    levels = next(line for line in told.out.splitlines() if line.startswith("levels"))
+    assert re.fullmatch(r"levels +high [+-][1-9]\S*σ", levels)
     asked = longtail("query", "-w", root, file)
     assert (asked.code, asked.err.count("\n"), "--id" in asked.err) == (2, 1, True)
