@@ -3,7 +3,7 @@
     python -m benchmarks.detect --quick      under a minute; ends in one JSON line
     python -m benchmarks.detect              10 seeds and more, for benchmarks/results/detect.json
     python -m benchmarks.detect --part elpv  a piece of it: elpv, groups, captures, calibration,
-                                             labels or speed
+                                             labels, others or speed
 
 A row is won if no rival's mean lies above ours and its 95% interval: over seeds, or over resampled
 samples where there are few seeds. `behind` names rivals that are better in the paired comparison,
@@ -22,15 +22,18 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from benchmarks import detect_tables as tables
+from benchmarks.detect_captures import captures
 from benchmarks.detect_cells import Cells
+from benchmarks.detect_labels import label_gain, label_gains, labels
+from benchmarks.detect_others import others
 from benchmarks.detect_plot import plot
 from benchmarks.detect_rivals import RIVALS
 from benchmarks.detect_rows import OURS, Row
 from benchmarks.detect_tables import Rows, Size
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
-FULL = Size(seeds=10, rate_seeds=40, label_seeds=40, cells=None)
-QUICK = Size(seeds=1, rate_seeds=16, label_seeds=3, cells=400)
+FULL = Size(seeds=10, rate_seeds=40, label_seeds=40, other_seeds=3, cells=None)
+QUICK = Size(seeds=1, rate_seeds=16, label_seeds=3, other_seeds=0, cells=400)
 QUICK_DEFECTS = 160
 NOT_QUICK = {"PyOD HBOS", "PyOD CBLOF", "PyOD IForest", "PyOD OCSVM"}
 """Left out of the quick form: the first call of two compiles for seconds, the third is
@@ -40,15 +43,18 @@ QUICK_RIVALS = {name: rival for name, rival in RIVALS.items() if name not in NOT
 TABLES: Mapping[str, Callable[[Cells, Size], Rows]] = {
     "elpv": tables.elpv,
     "groups": tables.groups,
-    "captures": tables.captures,
+    "captures": captures,
     "calibration": tables.calibration,
-    "labels": tables.labels,
+    "labels": labels,
+    "others": others,
 }
+QUICK_TABLES = [part for part in TABLES if part != "others"]
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, float]:
     """The line of figures, in percent; `label_gain` is random labels over suggested ones."""
-    rows = {name: row for part in TABLES for name, row in results[part]["rows"].items()}
+    tables = [results[part]["rows"] for part in TABLES if part in results]
+    rows = {name: row for table in tables for name, row in table.items()}
 
     def mean(row: str, method: str = OURS) -> float:
         return float(rows[row]["methods"][method]["mean"])
@@ -74,12 +80,9 @@ def measure(part: str, cells: Cells, size: Size) -> dict[str, Any]:
     rows = TABLES[part](cells, size)
     entry: dict[str, Any] = {"rows": {name: row.plain() for name, row in rows.items()}}
     if part == "labels":
-        entry["label_gain"] = round(tables.label_gain(rows["5% defects"]), 1)
-        entry["label_gain_of"] = {
-            f"{name}, {method}": round(tables.label_gain(row, method), 1)
-            for name, row in rows.items()
-            for method in ("suggested", "suggested in rounds")
-        }
+        entry["label_gain"] = round(label_gain(rows["5% defects"]), 1)
+    if gains := label_gains(rows):
+        entry["label_gain_of"] = gains
     show(part, rows, time.perf_counter() - started)
     return entry
 
@@ -104,7 +107,8 @@ def main() -> None:
     )
     parser.add_argument("--part", action="append", choices=[*TABLES, "speed"])
     options = parser.parse_args()
-    parts = options.part or [*TABLES, "speed"]
+    asked = QUICK_TABLES if options.quick else list(TABLES)
+    parts = options.part or [*asked, "speed"]
     size = QUICK if options.quick else FULL
     kept = {} if options.quick or not RESULTS.exists() else json.loads(RESULTS.read_text())
     results: dict[str, Any] = {part: kept[part] for part in (*TABLES, "speed") if part in kept}
@@ -119,7 +123,7 @@ def main() -> None:
         with threadpool_limits(1):
             results["speed"] = tables.scoring_seconds()
         print("\nspeed", results["speed"])
-    whole = set(TABLES) <= set(results)
+    whole = set(asked) <= set(results)
     if whole:
         results["summary"] = summary(results)
     if not options.quick:

@@ -18,17 +18,26 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(17, 10), layout="constrained")
-    (first, second, loose), (broken, promised, worth) = panels
-    elpv, groups, captures, calibration, labels = (
-        results[part]["rows"] for part in ("elpv", "groups", "captures", "calibration", "labels")
+    figure, panels = pyplot.subplots(2, 4, figsize=(22, 10), layout="constrained")
+    (first, second, loose, elsewhere), (broken, promised, worth, worth_elsewhere) = panels
+    elpv, groups, captures, calibration, labels, others = (
+        results[part]["rows"]
+        for part in ("elpv", "groups", "captures", "calibration", "labels", "others")
     )
     _ranked(first, elpv["ref AUROC"], "solar cells against a reference: AUROC, %")
     _ranked(second, elpv["5% AP"], "5% defects in one pool: average precision, %")
     _groups(loose, groups)
     _ranked(broken, captures["mean of 18 kinds"], "18 kinds of broken capture: recall at 2%, %")
     _promises(promised, calibration)
-    _labels(worth, labels)
+    _labels(worth, "cells", labels)
+    _beside_the_best(
+        elsewhere, {name: row for name, row in others.items() if OURS in row["methods"]}
+    )
+    _labels(
+        worth_elsewhere,
+        "other images",
+        {name: row for name, row in others.items() if "all" in row["methods"]},
+    )
     figure.savefig(file, dpi=100)
 
 
@@ -39,6 +48,19 @@ def _ranked(panel: Any, row: Rows, title: str) -> None:
     colours = ["tab:blue" if name == OURS else "lightgrey" for name in names]
     panel.barh(names, means, xerr=intervals, color=colours, error_kw={"elinewidth": 1})
     panel.set(title=title, xlim=(max(0, min(means) - 10), 100))
+
+
+def _beside_the_best(panel: Any, rows: Rows) -> None:
+    """Ours and, for each row, the rival that is the best in it."""
+    names = list(reversed(list(rows)))
+    for i, row in enumerate(rows[name] for name in names):
+        ours = row["methods"][OURS]
+        rivals = [told for method, told in row["methods"].items() if method != OURS]
+        best = max(rivals, key=lambda told: float(told["mean"]))
+        panel.errorbar(best["mean"], i - 0.1, xerr=best["interval"], fmt="s", color="grey")
+        panel.errorbar(ours["mean"], i + 0.1, xerr=ours["interval"], fmt="o", color="tab:blue")
+    panel.set_yticks(range(len(names)), names)
+    panel.set(title="other images: ours (blue), best rival, %", xlim=(0, 101))
 
 
 def _groups(panel: Any, rows: Rows) -> None:
@@ -70,7 +92,7 @@ def _promises(panel: Any, rows: Rows) -> None:
     panel.set(title=title, ylim=(-3, 112))
 
 
-def _labels(panel: Any, rows: Rows) -> None:
+def _labels(panel: Any, what: str, rows: Rows) -> None:
     for colour, (name, row) in zip(("C0", "C1"), rows.items(), strict=True):
         methods = row["methods"]
         sizes = sorted(int(m.split(" ")[1]) for m in methods if m.startswith("random "))
@@ -88,5 +110,5 @@ def _labels(panel: Any, rows: Rows) -> None:
                 color=colour,
                 label=f"{name}: {method}",
             )
-    panel.set(title="labels: held-out average precision, %", xlabel="labels")
+    panel.set(title=f"labels of {what}: held-out AP, %", xlabel="labels")
     panel.legend(frameon=False, fontsize=8)

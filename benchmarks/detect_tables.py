@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks.detect_cells import (
     SOURCE,
@@ -18,19 +14,13 @@ from benchmarks.detect_cells import (
     Embedded,
     Ints,
     joined,
-    ours,
     pool_of,
 )
-from benchmarks.detect_images import corruptions, crops, luma, near_copies, png
-from benchmarks.detect_rivals import cleanvision
+from benchmarks.detect_images import crops, near_copies
 from benchmarks.detect_rows import (
-    OURS,
-    Floats,
-    Mask,
     Row,
     auroc,
     average_precision,
-    mean_of,
     recall_at,
     resampled,
 )
@@ -38,27 +28,23 @@ from detectors.baseline import Baseline, fit_reference
 from detectors.findings import Budget, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
-from detectors.suggest import suggest
 from schemas.records import LEVELS
 
 Rows = dict[str, Row]
 
 RATE = 0.1
 GROUPS = (3, 10, 30, 100)
-RANDOM_LABELS = (50, 100, 150, 200, 300, 400)
-SUGGESTED = 50
-BROKEN = 0.015
-BUDGET_FOR_BROKEN = 0.02
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. seeds: of each table but those of its own. cells: clean ones in a pool
-    with broken captures; None for all."""
+    """How much is measured. seeds: of what has none of its own. other_seeds: of broken captures
+    among other images. cells: clean ones in a pool with broken captures; None for all."""
 
     seeds: int
     rate_seeds: int
     label_seeds: int
+    other_seeds: int
     cells: int | None
 
 
@@ -104,56 +90,6 @@ def groups(cells: Cells, size: Size) -> Rows:
                 for method, scores in cells.every_score(None, pool):
                     rows[f"{kind} group of {count}"].add(method, measure(scores, truth, weights))
     return rows
-
-
-def captures(cells: Cells, size: Size) -> Rows:
-    """Each of 18 kinds of broken capture at 1.5% of the clean cells, recall at a budget of 2%.
-
-    Our alarm looks at three levels, so the rivals get all three side by side; cleanvision looks at
-    the images.
-    """
-    rows: Rows = defaultdict(Row)
-    for seed in range(size.seeds):
-        rng, clean, _ = cells.split(seed)
-        clean = clean[: size.cells]
-        count = round(BROKEN * len(clean))
-        broken, rest = clean[:count], clean[count:]
-        images = [luma(cells.paths[row]) for row in broken]
-        made = {
-            kind: [png(corrupt(x)) for x in images] for kind, corrupt in corruptions(rng).items()
-        }
-        faulty = _looked_at(made, [cells.paths[row] for row in rest])
-        truth = np.arange(len(clean)) >= len(rest)
-        weights = resampled(truth, rng)
-        measure = recall_at(round(BUDGET_FOR_BROKEN * len(truth)))
-        for kind, files in made.items():
-            pool = joined(cells.of(rest), cells.embed(files))
-            together = np.concatenate([pool[level] for level in LEVELS], axis=1).astype(np.float64)
-            scores = {OURS: ours(None, pool).deviation, "cleanvision": faulty[kind]}
-            scores |= {method: rival(None, together) for method, rival in cells.rivals.items()}
-            for method, values in scores.items():
-                rows[kind].add(method, measure(values, truth, weights))
-    rows["mean of 18 kinds"] = mean_of(rows)
-    return rows
-
-
-def _looked_at(
-    broken: Mapping[str, Sequence[bytes]], clean: Sequence[Path]
-) -> Mapping[str, Floats]:
-    """cleanvision's scores of the clean images and then those of each kind."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for i, path in enumerate(clean):
-            (folder / f"clean-{i}.png").write_bytes(path.read_bytes())
-        for kind, files in broken.items():
-            for i, data in enumerate(files):
-                (folder / f"{kind}-{i}.png").write_bytes(data)
-        scores = cleanvision(folder)
-    normal = [scores[f"clean-{i}.png"] for i in range(len(clean))]
-    return {
-        kind: np.array([*normal, *(scores[f"{kind}-{i}.png"] for i in range(len(files)))])
-        for kind, files in broken.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -228,57 +164,6 @@ def _promised(cells: Cells, setting: Setting, pool: Ints) -> tuple[bool, Ints]:
     findings = mine(samples, policy, setting.reference.baseline)
     outliers = [kind == "outlier" for kind in findings.kinds]
     return findings.promised, findings.flagged[outliers]
-
-
-def labels(cells: Cells, size: Size) -> Rows:
-    """Held-out average precision of a logistic regression on what was labelled.
-
-    Half of a pool is labelled, the other half is held out. `suggested`: 50 at once.
-    `suggested in rounds`: five times 10, with the verdicts in between.
-    """
-    rows: Rows = defaultdict(Row)
-    features = np.concatenate([cells.embedded["mid"], cells.embedded["high"]], axis=1)
-    everything = np.concatenate([cells.clean, cells.defects])
-    for seed in range(size.label_seeds):
-        rng = np.random.default_rng(seed)
-        for name, pool in (("5%", cells.with_few_defects(seed)), ("32%", everything)):
-            train, test = np.array_split(rng.permutation(pool), 2)
-            X, y = features[train], cells.probability[train] == 1
-            held_out = features[test], cells.probability[test] == 1
-            scores = ours(None, cells.of(train)).score
-            rounds: list[int] = []
-            while len(rounds) < SUGGESTED:
-                rounds += [each.row for each in suggest(10, X, scores, rounds, y[rounds])]
-            chosen: dict[str, Sequence[int] | Ints] = {
-                "suggested": [each.row for each in suggest(SUGGESTED, X, scores)],
-                "suggested in rounds": rounds,
-                "strangest": np.argsort(-scores, kind="stable")[:SUGGESTED],
-                **{f"random {n}": rng.permutation(len(train))[:n] for n in RANDOM_LABELS},
-                "all": np.arange(len(train)),
-            }
-            for method, picked in chosen.items():
-                rows[f"{name} defects"].add(method, _worth(X, y, picked, held_out))
-    return rows
-
-
-def _worth(
-    X: np.ndarray, y: Mask, rows: Sequence[int] | Ints, held_out: tuple[np.ndarray, Mask]
-) -> Floats:
-    """Average precision (1,) on the held-out samples; chance without labels of both kinds."""
-    if y[rows].all() or not y[rows].any():
-        return np.array([held_out[1].mean()])
-    model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced").fit(X[rows], y[rows])
-    scores = model.decision_function(held_out[0])
-    return average_precision(scores, held_out[1], np.ones((1, len(scores))))
-
-
-def label_gain(row: Row, method: str = "suggested") -> float:
-    """How many random labels are worth one suggested label; at most the most that were tried.
-
-    Between two numbers of random labels the average precision is taken for linear.
-    """
-    curve = np.maximum.accumulate([row.mean(f"random {n}") for n in RANDOM_LABELS])
-    return float(np.interp(row.mean(method), curve, RANDOM_LABELS)) / SUGGESTED
 
 
 def scoring_seconds(samples: int = 100_000) -> dict[str, float]:
