@@ -74,16 +74,23 @@ class Cells:
         return np.concatenate([clean, defects[: len(clean) // 19]])
 
     def every_score(
-        self, reference: Embedded | None, pool: Embedded
+        self, reference: Embedded | None, pool: Embedded, *, twice: bool = False
     ) -> Iterator[tuple[str, Floats]]:
         """The scores of a pool by our default and by each rival, on the high level.
 
-        Our default looks at the mid level, too; both side by side make the rivals worse.
+        Our default looks at the mid level, too. twice: so does each rival, a second time. On the
+        solar cells those that come near to ours are the worse for it.
         """
         yield OURS, ours(reference, pool).score
-        known = None if reference is None else reference["high"].astype(np.float64)
-        for method, rival in self.rivals.items():
-            yield method, rival(known, pool["high"].astype(np.float64))
+        forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
+        for suffix, levels in forms[: 1 + twice]:
+            known = None if reference is None else _beside(reference, levels)
+            for method, rival in self.rivals.items():
+                yield method + suffix, rival(known, _beside(pool, levels))
+
+
+def _beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:
+    return np.concatenate([embedded[level] for level in levels], axis=1).astype(np.float64)
 
 
 def joined(*parts: Embedded) -> Embedded:

@@ -34,7 +34,7 @@ def labels(cells: Cells, size: Size) -> Rows:
 def add_precisions(row: Row, rng: np.random.Generator, pool: Embedded, truth: Mask) -> None:
     """Held-out average precision of a logistic regression on what was labelled.
 
-    Half of the pool is labelled, the other half is held out. `suggested`: 50 at once.
+    Labels are of one half of the pool, the other half is held out. `suggested`: 50 at once.
     `suggested in rounds`: five times 10, with the verdicts in between.
     """
     train, test = np.array_split(rng.permutation(len(truth)), 2)
@@ -67,7 +67,8 @@ def _worth(
 
 
 def label_gain(row: Row, method: str = "suggested") -> float:
-    """How many random labels are worth one suggested label; at most the most that were tried.
+    """How many random labels are worth one suggested label; at most the most that were tried, and
+    1 where the least are worth more.
 
     Between two numbers of random labels the average precision is taken for linear.
     """

@@ -53,7 +53,7 @@ def _edge_cases(
         truth = np.arange(len(common) + len(rare)) >= len(common)
         weights = resampled(truth, np.random.default_rng(seed))
         pool = _of(embedded, np.concatenate([common, rare]))
-        for method, scores in cells.every_score(reference, pool):
+        for method, scores in cells.every_score(reference, pool, twice=True):
             rows[f"{name}, {setting} AUROC"].add(method, auroc(scores, truth, weights))
             rows[f"{name}, {setting} AP"].add(method, average_precision(scores, truth, weights))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from detectors.scores import LEAST, Floats, Ints, as_matrix
+from detectors.scores import Floats, Ints, as_matrix
 
 FEWEST_LABELS = 20
 """Before a classifier's doubt is worth more than the two halves."""
@@ -17,6 +17,8 @@ RIDGE = 0.03
 """Of the regression that representatives are chosen for, in mean squared norms."""
 WEAK_PRIOR = 50.0
 """scikit-learn's C of the classifier that doubts: the variance of its weights before any label."""
+LEAST_SLOPE = 1e-6
+"""A probability of 0 or 1 is taken for one this far from it."""
 MOST_CANDIDATES = 20_000
 """Of more samples, so many stand for all: those drawn by chance while they are to be represented,
 the most doubted once there is a classifier."""
@@ -74,44 +76,49 @@ def representatives(X: Floats, rows: Ints, count: int, labelled: Ints) -> Ints:
     Z, L = X[rows] - centre, X[labelled] - centre
     moments = Z.T @ Z
     ridge = max(RIDGE * float(np.trace(moments)) / max(len(Z), 1), 1e-12)
-    # Y Z' is the covariance of the predictions, Y moments Y' the sum of its squares.
-    Y = ridge * np.linalg.solve(L.T @ L + ridge * np.eye(Z.shape[1]), Z.T).T
-    Y_moments = Y @ moments
+    covariance = ridge * np.linalg.inv(L.T @ L + ridge * np.eye(Z.shape[1]))
+    # Of each prediction: its variance, and the squares of its covariances with all of them.
+    of_weights = Z @ covariance
+    variance = np.einsum("nd,nd->n", of_weights, Z)
+    shared = np.einsum("nd,nd->n", of_weights @ moments, of_weights)
     chosen: list[int] = []
     for _ in range(min(count, len(rows))):
-        variance = np.einsum("nd,nd->n", Y, Z) + ridge
-        gain = np.einsum("nd,nd->n", Y, Y_moments) / variance
+        gain = shared / (variance + ridge)
         gain[chosen] = -np.inf
         best = int(np.argmax(gain))
         chosen.append(best)
-        share = Y @ Z[best] / variance[best]
-        Y_moments -= np.outer(share, Y_moments[best])
-        Y -= np.outer(share, Y[best])
+        told = covariance @ Z[best] / np.sqrt(variance[best] + ridge)
+        along, across = Z @ told, Z @ (covariance @ (moments @ told))
+        shared += along**2 * (told @ moments @ told) - 2 * along * across
+        variance -= along**2
+        covariance -= np.outer(told, told)
     return np.asarray(rows[chosen], dtype=np.int64)
 
 
 def _doubted(X: Floats, known: Ints, label: NDArray[np.bool_], left: Ints, count: int) -> Ints:
     """`count` of the rows `left`, whose probability a logistic regression can tell the least.
 
-    Greedily the one with the largest standard deviation of its predicted probability, in the
-    Laplace approximation of the weights (MacKay, 1992), as if those before it had been labelled:
-    near the boundary, unlike what is labelled, and unlike each other.
+    Greedily the one with the largest standard deviation of its predicted probability, as if those
+    before it had been labelled: near the boundary, unlike what is labelled, and unlike each other.
+    The weights vary as in the Laplace approximation (MacKay, 1992), the intercept as any of them,
+    and each label counts once.
     """
     model = LogisticRegression(C=WEAK_PRIOR, max_iter=1000, class_weight="balanced")
     probability = model.fit(X[known], label).predict_proba(X)[:, 1]
-    slope = np.maximum(probability * (1 - probability), LEAST)
+    # Of the logistic function: what a label tells of the log odds.
+    slope = np.maximum(probability * (1 - probability), LEAST_SLOPE)
     rows = left[np.argsort(-slope[left], kind="stable")[:MOST_CANDIDATES]]
     centre = X[rows].mean(axis=0)
     Z, L = (np.column_stack([X[some] - centre, np.ones(len(some))]) for some in (rows, known))
-    # Y Z' is the covariance of the log odds; the slope is what a label tells of them.
-    weights = L.T @ (L * slope[known][:, None]) + np.eye(Z.shape[1]) / WEAK_PRIOR
-    Y = np.linalg.solve(weights, Z.T).T
+    covariance = np.linalg.inv(L.T @ (L * slope[known][:, None]) + np.eye(Z.shape[1]) / WEAK_PRIOR)
+    variance = np.einsum("nd,nd->n", Z @ covariance, Z)
     chosen: list[int] = []
     for _ in range(count):
-        variance = np.maximum(np.einsum("nd,nd->n", Y, Z), 0)
-        deviation = slope[rows] * np.sqrt(variance)
+        deviation = slope[rows] * np.sqrt(np.maximum(variance, 0))
         deviation[chosen] = -np.inf
         best = int(np.argmax(deviation))
         chosen.append(best)
-        Y -= np.outer(Y @ Z[best] / (variance[best] + 1 / slope[rows[best]]), Y[best])
+        told = covariance @ Z[best] / np.sqrt(variance[best] + 1 / slope[rows[best]])
+        covariance -= np.outer(told, told)
+        variance -= (Z @ told) ** 2
     return np.asarray(rows[chosen], dtype=np.int64)

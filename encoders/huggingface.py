@@ -262,10 +262,8 @@ def _config(target: str) -> Path:
     """What all models have: looked for first, as each file waits for a hub that does not answer."""
     found = _file(target, "config.json")
     if found is None:
-        where = "it has" if Path(target).is_dir() else "the hub cannot be reached, or it has there"
-        raise EncoderError(
-            f"{where} no config.json; give hf: a folder that holds a model of images"
-        )
+        where = "it has" if Path(target).is_dir() else "the hub cannot be reached, or has"
+        raise EncoderError(f"{where} no config.json; give hf: a folder with a model of images")
     return found
 
 

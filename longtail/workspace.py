@@ -373,10 +373,9 @@ class Workspace:
     def suggest(self, count: int = 50) -> list[Suggestion]:
         """What to judge next of the newest mining run, for the verdicts to be worth the most.
 
-        Half are the strangest, half stand for many others; after 20 verdicts, two of each kind
-        among them, edge case or not, those that the verdicts leave in doubt and that differ. None
-        was judged. Ten at a time teach more than all at once. Raises NotFoundError before the first
-        mining run.
+        Half are the strangest, half stand for many others; after 20 verdicts, of which some say
+        edge case and some not, those that they leave in doubt and that differ. None was judged.
+        Ten at a time teach more than all at once. Raises NotFoundError before the first mining run.
         """
         from longtail.suggestions import suggestions
 

@@ -121,6 +121,36 @@ def test_the_doubtful_are_those_whose_probability_varies_most(rng, edge_cases):
         seen.append(one.row)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_sure_classifier_and_vectors_far_from_the_origin_are_no_trouble(line):
+    X, labelled = line
+    found = suggest(3, 1000 * X + 5000, np.zeros(201), labelled, labelled > 100)
+    assert {s.why for s in found} == {"uncertain"}
+    assert all(50 <= s.row <= 150 for s in found)
+    beyond = np.where(X < 0, -1e4, 1e4)  # of which the classifier doubts none
+    beyond[labelled] = X[labelled]
+    found = suggest(9, beyond, np.zeros(201), labelled, labelled > 100)
+    assert len({s.row for s in found}) == 9
+
+
+def test_only_the_most_doubted_are_candidates(line, monkeypatch):
+    X, labelled = line
+    X[101:191, 1] = 3  # would tell the most, if all were
+    monkeypatch.setattr("detectors.suggest.MOST_CANDIDATES", 10)
+    found = suggest(50, X, np.zeros(201), labelled, labelled > 100)
+    model = LogisticRegression(C=WEAK_PRIOR, max_iter=1000, class_weight="balanced")
+    probability = model.fit(X[labelled], labelled > 100).predict_proba(X)[:, 1]
+    left = np.setdiff1d(np.arange(201), labelled)
+    most = left[np.argsort(np.abs(probability[left] - 0.5), kind="stable")[:10]]
+    assert sorted(s.row for s in found) == sorted(most)
+
+
+def test_nineteen_verdicts_are_too_few_for_a_doubt(line):
+    X, labelled = line
+    found = suggest(4, X, X[:, 0], labelled[:-1], labelled[:-1] > 100)
+    assert [s.why for s in found] == ["outlier"] * 2 + ["representative"] * 2
+
+
 @pytest.mark.parametrize("edge_cases", [0, 20])
 def test_verdicts_of_one_kind_teach_no_doubt(line, edge_cases):
     X, labelled = line

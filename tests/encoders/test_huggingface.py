@@ -360,7 +360,18 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
         describe(f"hf:{tmp_path}")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_told_after_one_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each file that is asked for waits for it anew."""
+    asked = []
+
+    def cached_file(target: str, name: str, **options: Any) -> str | None:
+        asked.append(name)
+        return hf.utils.cached_file(target, name, **options)
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("encoders.huggingface.cached_file", cached_file)
     with pytest.raises(EncoderError, match=r"^model 'hf:no/such' .* hub cannot be reached[^\n]*$"):
         describe("hf:no/such")
+    assert asked == ["config.json"]
