@@ -78,8 +78,7 @@ class Cells:
     ) -> Iterator[tuple[str, Floats]]:
         """The scores of a pool by our default and by each rival, on the high level.
 
-        Our default looks at the mid level, too. twice: so does each rival, a second time. On the
-        solar cells those that come near to ours are the worse for it.
+        Our default looks at the mid level, too. twice: so does each rival, a second time.
         """
         yield OURS, ours(reference, pool).score
         forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]

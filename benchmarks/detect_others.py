@@ -24,7 +24,7 @@ def others(cells: Cells, size: Size) -> Rows:
         files = [png(x) for x in images.pixels]
         embedded = cells.embed(files)
         for seed in range(size.seeds):
-            _edge_cases(rows, name, cells, images, embedded, seed)
+            _edge_cases(rows, name, cells, images, embedded, seed, twice=size.twice)
         if images.sought is not None:
             for seed in range(size.label_seeds):
                 rng = np.random.default_rng(seed)
@@ -42,7 +42,14 @@ def others(cells: Cells, size: Size) -> Rows:
 
 
 def _edge_cases(
-    rows: Rows, name: str, cells: Cells, images: Images, embedded: Embedded, seed: int
+    rows: Rows,
+    name: str,
+    cells: Cells,
+    images: Images,
+    embedded: Embedded,
+    seed: int,
+    *,
+    twice: bool,
 ) -> None:
     """Half of the normal images are the reference, or all are in a pool of its own."""
     normal, strange = images.of(seed)
@@ -53,7 +60,7 @@ def _edge_cases(
         truth = np.arange(len(common) + len(rare)) >= len(common)
         weights = resampled(truth, np.random.default_rng(seed))
         pool = _of(embedded, np.concatenate([common, rare]))
-        for method, scores in cells.every_score(reference, pool, twice=True):
+        for method, scores in cells.every_score(reference, pool, twice=twice):
             rows[f"{name}, {setting} AUROC"].add(method, auroc(scores, truth, weights))
             rows[f"{name}, {setting} AP"].add(method, average_precision(scores, truth, weights))
 

@@ -10,6 +10,9 @@ from benchmarks.detect_rows import OURS
 
 Rows = Mapping[str, Any]
 
+SHOWN = 15
+"""The best so many methods are drawn."""
+
 
 def plot(results: Mapping[str, Any], file: Path) -> None:
     """Draw one panel a table; bars and whiskers are means and their 95% intervals."""
@@ -42,7 +45,7 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
 
 def _ranked(panel: Any, row: Rows, title: str) -> None:
-    ranked = sorted(row["methods"].items(), key=lambda item: item[1]["mean"])
+    ranked = sorted(row["methods"].items(), key=lambda item: item[1]["mean"])[-SHOWN:]
     names = [name for name, _ in ranked]
     means, intervals = ([each[key] for _, each in ranked] for key in ("mean", "interval"))
     colours = ["tab:blue" if name == OURS else "lightgrey" for name in names]

@@ -39,13 +39,15 @@ GROUPS = (3, 10, 30, 100)
 @dataclass(frozen=True)
 class Size:
     """How much is measured. seeds: of what has none of its own. other_seeds: of broken captures
-    among other images. cells: clean ones in a pool with broken captures; None for all."""
+    among other images. cells: clean ones in a pool with broken captures; None for all. twice:
+    whether rivals look at the two levels that ours does, too."""
 
     seeds: int
     rate_seeds: int
     label_seeds: int
     other_seeds: int
     cells: int | None
+    twice: bool
 
 
 def elpv(cells: Cells, size: Size) -> Rows:
@@ -63,7 +65,7 @@ def elpv(cells: Cells, size: Size) -> Rows:
             decided = np.isin(cells.probability[pool], (0, 1))
             truth = cells.probability[pool][decided] == 1
             weights = resampled(truth, rng)
-            for method, scores in cells.every_score(reference, cells.of(pool)):
+            for method, scores in cells.every_score(reference, cells.of(pool), twice=size.twice):
                 shown = scores[decided]
                 rows[f"{name} AUROC"].add(method, auroc(shown, truth, weights))
                 rows[f"{name} AP"].add(method, average_precision(shown, truth, weights))
