@@ -4,6 +4,9 @@ A copy on one GPU is an index there; over several, each holds a shard. All copie
 one set of resources (streams, and up to 1.5 GB of temporary memory on each GPU), which FAISS lets
 one thread use at a time: work on copies waits its turn here. Answers differ from the CPU's by the
 rounding of codes alone, and are re-ranked by the stored vectors as those are.
+
+Where memory ends in the middle of its work FAISS may end the process, so nothing is copied to a GPU
+that has not plenty left.
 """
 
 from __future__ import annotations
@@ -22,6 +25,12 @@ BATCH = 1000
 MOST = 2048
 """The most neighbours, and the most cells probed, of a search on a GPU."""
 
+SPARE = 2 << 30
+"""Bytes that a GPU must have free beside a copy, most of which FAISS takes to work in."""
+
+LEFT = 256 << 20
+"""Bytes that it must have free beside all these, for cuBLAS and what more a search may need."""
+
 _turn = threading.RLock()
 
 
@@ -30,10 +39,11 @@ def devices() -> int:
     return int(faiss.get_num_gpus())
 
 
-def on_gpus(index: Any) -> Any | None:
+def on_gpus(index: Any, more: int = 0) -> Any | None:
     """A copy of `index` on all GPUs, None where there are none or they cannot hold it.
 
-    They know Flat, IVF-Flat, IVF-SQ and some sizes of IVF-PQ, and only so much fits their memory.
+    They know Flat, IVF-Flat, IVF-SQ and some sizes of IVF-PQ. more: how many vectors are to be
+    added to it there.
     """
     if not devices():
         return None
@@ -41,8 +51,10 @@ def on_gpus(index: Any) -> Any | None:
     options.shard = devices() > 1
     with _turn:
         try:
+            if not _have(SPARE + _bytes(index, more) / devices()):
+                return None
             return faiss.index_cpu_to_gpu_multiple_py(_resources(), index, options)
-        except RuntimeError:  # how FAISS says either
+        except RuntimeError:  # how FAISS says that it cannot
             return None
 
 
@@ -55,6 +67,8 @@ def search(
     """
     with _turn:
         try:
+            if not _have(LEFT):
+                return None
             if probes is not None:
                 faiss.GpuParameterSpace().set_index_parameter(copy, "nprobe", probes)
             _, rows = copy.search(queries, k)
@@ -68,7 +82,7 @@ def extended(index: Any, vectors: NDArray[np.float32], numbers: NDArray[np.int64
 
     numbers: what searches give for each, (n,).
     """
-    copy = on_gpus(index)
+    copy = on_gpus(index, len(vectors))
     if copy is not None:
         with _turn:
             try:
@@ -101,6 +115,24 @@ def train(index: Any, sample: NDArray[np.float32]) -> None:
     index.train(sample)
 
 
+def _bytes(index: Any, more: int) -> int:
+    """What a copy takes: codes and numbers, twice as its lists grow, and the middles of cells."""
+    cells = getattr(index, "nlist", 0)
+    return int(2 * (index.ntotal + more) * (index.code_size + 8) + 4 * cells * index.d)
+
+
+def _have(free: float) -> bool:
+    """Whether nobody has taken so many bytes of each GPU, as torch tells of those it can use."""
+    import torch  # only here: most searches need neither it nor a GPU
+
+    return torch.cuda.device_count() >= devices() and all(
+        torch.cuda.mem_get_info(device)[0] >= free for device in range(devices())
+    )
+
+
 @cache
 def _resources() -> list[Any]:
-    return [faiss.StandardGpuResources() for _ in range(devices())]
+    made = [faiss.StandardGpuResources() for _ in range(devices())]
+    for device, resources in enumerate(made):
+        resources.getDefaultStream(device)  # takes all it needs, or raises and is not kept
+    return made

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from index import gpu
 from index.factory import Policy
 from index.search import Snapshot
 from index.store import IndexStore
+
+collect_ignore = [] if gpu.devices() else ["test_on_gpu.py"]
 
 
 @pytest.fixture(scope="session")

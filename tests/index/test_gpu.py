@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from index import gpu
 from index.factory import Policy
@@ -35,6 +36,7 @@ class Device:
 
     def __init__(self):
         self.done, self.full = [], set()
+        self.free = 64 << 30
 
     def work(self, what):
         self.done.append(what)
@@ -57,7 +59,7 @@ def device(monkeypatch):
     device = Device()
     pretended = {
         "get_num_gpus": lambda: 1,
-        "StandardGpuResources": object,
+        "StandardGpuResources": lambda: SimpleNamespace(getDefaultStream=lambda gpu: None),
         "GpuMultipleClonerOptions": SimpleNamespace,
         "GpuParameterSpace": lambda: device,
         "index_cpu_to_gpu_multiple_py": device.copy,
@@ -65,6 +67,8 @@ def device(monkeypatch):
     }
     for name, value in pretended.items():
         monkeypatch.setattr(faiss, name, value, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device.free, 80 << 30))
     gpu._resources.cache_clear()
     yield device
     gpu._resources.cache_clear()
@@ -106,6 +110,23 @@ def test_what_the_device_cannot_hold_is_searched_here(store, device, vectors, fu
     for _ in range(2):
         np.testing.assert_array_equal(snapshot.search(queries, 10)[0], right)
     assert device.done.count(full) == 1
+
+
+def test_a_device_with_little_memory_left_is_not_touched(store, device, ids, vectors):
+    """FAISS would end the process rather than raise."""
+    queries = vectors(gpu.BATCH, seed=1)
+    device.free = gpu.SPARE - 1
+    snapshot = store.open()
+    snapshot.search(queries, 10)
+    store.commit([store.write_segment(ids(2000, 2000), vectors(2000, seed=2))])
+    store.compact()
+    assert device.done == []
+    device.free += 1 << 20
+    snapshot = store.open()
+    found, _ = snapshot.search(queries, 10)
+    device.free = gpu.LEFT - 1
+    np.testing.assert_array_equal(snapshot.search(queries, 10)[0], found)
+    assert device.done == ["copy", "search"]
 
 
 @pytest.mark.parametrize("full", ["none", "copy", "add", "k-means"])
