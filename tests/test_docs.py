@@ -117,6 +117,27 @@ def test_every_figure_of_the_readme_is_one_of_the_results() -> None:
         assert figure in measured, figure
 
 
+def test_the_figures_of_gpus_are_those_of_the_results() -> None:
+    index, vit = results("gpu_index.json"), results("gpu_encode.json")["vit-b14"]
+    there, here = index["on_gpu"], index["on_cpu"]
+    assert there["recall_at_10"] == here["recall_at_10"]
+    for page, figures in {
+        "index.md": (
+            f"took {there['score_s']:.2f} s on an H100 and {here['score_s']:.2f} s on "
+            f"{index['cores']} cores, with the same recall of {there['recall_at_10']} "
+            f"({index['score_vs_faiss']} times FAISS",
+            f"{there['compact_s']:.0f} s and {here['compact_s']:.0f} s: `python",
+        ),
+        "encoders.md": (
+            f"{vit['images_per_s']:,.0f} images/s from memory on an H100, "
+            f"{vit['share_of_ceiling']} of what",
+        ),
+    }.items():
+        text = " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+        for figure in figures:
+            assert figure in text, figure
+
+
 def test_the_architecture_names_files_that_exist() -> None:
     table = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("## Where to change what")[2]
     paths = re.findall(r"`([a-z_]+/[a-z_./]*)`", table)

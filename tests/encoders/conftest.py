@@ -1,4 +1,7 @@
-"""Photographs, and networks small enough to build and save in a test."""
+"""Photographs, networks small enough to build and save in a test, and the devices to try them on.
+
+Where there is a GPU, each kind of model is tried on it too, and `test_on_gpu.py` with it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,15 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from encoders.base import Encoder
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+collect_ignore = [] if "cuda" in DEVICES else ["test_on_gpu.py"]
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def cut(n: int, size: int) -> np.ndarray:

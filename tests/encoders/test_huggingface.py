@@ -77,15 +77,16 @@ def save(family: str, folder: Path) -> nn.Module:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_family_gives_three_levels(
     family: str,
+    device: str,
     photographs: Photographs,
     batches_agree: Callable[[Encoder], None],
     tmp_path: Path,
 ) -> None:
     model = save(family, tmp_path)
     spec = f"hf:{tmp_path}"
-    info = describe(spec, device="cpu", precision="fp32")
+    info = describe(spec, device=device, precision="fp32")
     assert tuple(info.dimensions.values()) == CONFIGS[family][2]
-    embeddings = load(spec, device="cpu", precision="fp32").encode(photographs(3, 64))
+    embeddings = load(spec, device=device, precision="fp32").encode(photographs(3, 64))
     x = torch.from_numpy(photographs(3, 64)).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         inputs = {"pixel_values": (x - 0.5) / 0.25}
@@ -96,15 +97,15 @@ def test_a_family_gives_three_levels(
         else:
             high = model(**inputs).last_hidden_state[:, 0]
     np.testing.assert_allclose(embeddings["high"], nn.functional.normalize(high).numpy(), atol=1e-4)
-    batches_agree(load(spec, device="cpu"))
+    batches_agree(load(spec, device=device))
 
 
 @pytest.mark.parametrize("family", ["dinov3", "convnext", "swin"])
 def test_patches_are_the_image_without_the_extra_tokens(
-    family: str, photographs: Photographs, tmp_path: Path
+    family: str, device: str, photographs: Photographs, tmp_path: Path
 ) -> None:
     save(family, tmp_path)
-    patches = load_patches(f"hf:{tmp_path}", device="cpu").encode_patches(photographs(2, 64))
+    patches = load_patches(f"hf:{tmp_path}", device=device).encode_patches(photographs(2, 64))
     shapes = {"dinov3": (2, 4, 4, 32), "convnext": (2, 8, 8, 16), "swin": (2, 8, 8, 16)}
     assert patches.shape == shapes[family]
 

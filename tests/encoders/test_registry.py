@@ -36,8 +36,8 @@ Photographs = Callable[[int, int], np.ndarray]
 
 
 @pytest.fixture(scope="module", params=["efficientnet-lite0", "efficientnet-lite2"])
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return load(request.param, device="cpu", workers=2)
+def encoder(request: pytest.FixtureRequest, device: str) -> Encoder:
+    return load(request.param, device=device, workers=2)
 
 
 def test_embeddings_are_unit_vectors_of_the_described_lengths(
@@ -214,8 +214,8 @@ def test_a_folder_is_named_whole(tmp_path: Path) -> None:
     assert named("hf:openai/clip-vit-base-patch32") == "hf:openai/clip-vit-base-patch32"
 
 
-def test_patches_are_a_grid_of_unit_vectors(photographs: Photographs) -> None:
-    encoder = load_patches(device="cpu", workers=2)
+def test_patches_are_a_grid_of_unit_vectors(device: str, photographs: Photographs) -> None:
+    encoder = load_patches(device=device, workers=2)
     pixels = photographs(3, 224)
     patches = encoder.encode_patches(pixels)
     assert patches.shape == (3, 14, 14, 152)

@@ -30,6 +30,7 @@ if find_spec("timm") and find_spec("torchvision"):
         name: str,
         dimensions: tuple[int, ...],
         patches: tuple[int, ...],
+        device: str,
         photographs: Photographs,
         batches_agree: Callable[[Encoder], None],
         tmp_path: Path,
@@ -38,19 +39,21 @@ if find_spec("timm") and find_spec("torchvision"):
         torch.manual_seed(0)
         model = timm.create_model(name, num_classes=0, **options).eval()
         config = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-        timm.models.save_for_hf(model, tmp_path, model_config=config, model_args=options)
+        timm.models.save_for_hf(
+            model, tmp_path, model_config={"pretrained_cfg": config}, model_args=options
+        )
         spec = f"timm:local-dir:{tmp_path}"
-        assert tuple(describe(spec, device="cpu").dimensions.values()) == dimensions
-        encoder = load(spec, device="cpu", precision="fp32")
+        assert tuple(describe(spec, device=device).dimensions.values()) == dimensions
+        encoder = load(spec, device=device, precision="fp32")
         assert encoder.info.preprocess.size == 64
         x = torch.from_numpy(photographs(2, 64)).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             high = torch.nn.functional.normalize(model((x - 0.5) / 0.25)).numpy()
         embeddings = encoder.encode(photographs(2, 64))
         np.testing.assert_allclose(embeddings["high"], high, atol=1e-4)
-        grid = load_patches(spec, device="cpu").encode_patches(photographs(2, 64))
+        grid = load_patches(spec, device=device).encode_patches(photographs(2, 64))
         assert grid.shape == patches
-        batches_agree(load(spec, device="cpu"))
+        batches_agree(load(spec, device=device))
 
     def test_an_unknown_name_is_an_error() -> None:
         with pytest.raises(EncoderError, match="'timm:no_such_model' cannot be loaded"):
