@@ -136,6 +136,14 @@ def test_a_sure_classifier_and_vectors_far_from_the_origin_are_no_trouble(line):
     assert len({s.row for s in found}) == 9
 
 
+@pytest.mark.parametrize("labels", [0, 10, 30])
+def test_where_the_vectors_lie_as_a_whole_does_not_matter(rng, labels):
+    X, score = clusters(rng), rng.random(400)
+    known = np.arange(labels)
+    there, here = (suggest(12, each, score, known, known % 3 == 0) for each in (X + 2, X))
+    assert there == here
+
+
 def test_only_the_most_doubted_are_candidates(line, monkeypatch):
     X, labelled = line
     X[101:191, 1] = 3  # would tell the most, if all were
