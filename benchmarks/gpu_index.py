@@ -63,11 +63,11 @@ def measured(root: Path) -> tuple[dict[str, float], Snapshot]:
 def alone(snapshot: Snapshot) -> float:
     """Seconds of FAISS on the GPU for the same neighbours, before they are ranked again."""
     (part,), effort = snapshot.parts, snapshot.choice.effort
-    copy = gpu.on_gpus(part.cells)
+    copy = gpu.Copy(part.cells)
     queries = snapshot.read(snapshot.scan_order()[:SCORED])
     wanted = (K + 1) * effort.overfetch
-    gpu.search(copy, queries[: gpu.BATCH], wanted, effort.probes)
-    return seconds(lambda: gpu.search(copy, queries, wanted, effort.probes))
+    copy.search(queries[: gpu.BATCH], wanted, effort.probes)
+    return seconds(lambda: copy.search(queries, wanted, effort.probes))
 
 
 def main() -> None:

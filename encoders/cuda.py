@@ -5,7 +5,7 @@ bytes, from pinned memory on a stream of their own, so that a copy runs beside t
 
 cuDNN prepares each convolution for each number of images, which takes seconds for fifty, and
 torch keeps what is prepared for one thread only. So one thread queues all passes on a GPU, and they
-come in two sizes.
+come in few sizes.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 class Batch:
     """How many images go at once: halved, for good, whenever memory runs out.
 
-    exact: the network takes this number and no other. Otherwise a few images go by the smallest of
-    `BATCHES`. What is left over is filled up.
+    exact: the network takes this number and no other. Otherwise what is left over goes by a smaller
+    one of `BATCHES`. It is filled up.
     """
 
     size: int
@@ -158,8 +158,8 @@ class Batch:
             torch.cuda.empty_cache()  # not in the handler: its traceback still holds the tensors
 
     def _filled(self, part: Pixels, size: int) -> Pixels:
-        few = len(part) <= BATCHES[0] and not self.exact
-        missing = (min(size, BATCHES[0]) if few else size) - len(part)
+        prepared = () if self.exact else (tried for tried in BATCHES if len(part) <= tried < size)
+        missing = min(prepared, default=size) - len(part)
         return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
 
 

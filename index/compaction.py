@@ -125,7 +125,10 @@ def _merged(
     old += [s for s in manifest.segments if s not in old and forgotten and s.deleted]
     if not old:
         return manifest
-    before = Snapshot(root, manifest)
+    before = opened(root, manifest)
+    for name, written in (file for segment in old for file in segment.files.items()):
+        if mark(root / name) != written:
+            raise CorruptionError(f"{root / name} is not what the index wrote; {REMEDY}")
     if anew:
         trained = _train(before, _factory(manifest, policy), policy)
         saved = save(root, trained) if trained else None
@@ -146,10 +149,18 @@ def _measured(root: Path, manifest: Manifest, policy: Policy, earlier: Choice | 
     if manifest.trained is None:
         return manifest
     trained = load_trained(root, manifest.trained)
-    choice = measured(Snapshot(root, manifest), trained.factory, trained.cells, policy.recall)
+    choice = measured(opened(root, manifest), trained.factory, trained.cells, policy.recall)
     if earlier is not None and earlier.target == choice.target:
         choice = replace(choice, cost_when_new=earlier.cost_when_new)
     return replace(manifest, choice=choice)
+
+
+def opened(root: Path, manifest: Manifest) -> Snapshot:
+    """Raises CorruptionError, for a missing file too: nobody sweeps one that is in use."""
+    try:
+        return Snapshot(root, manifest)
+    except FileNotFoundError as error:
+        raise CorruptionError(f"{error.filename} is missing; {REMEDY}") from error
 
 
 def _outdated(manifest: Manifest, policy: Policy) -> bool:

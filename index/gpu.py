@@ -58,23 +58,46 @@ def on_gpus(index: Any, more: int = 0) -> Any | None:
             return None
 
 
-def search(
-    copy: Any, queries: NDArray[np.float32], k: int, probes: int | None = None
-) -> NDArray[np.int64] | None:
-    """The k nearest rows (n, k) to `queries` (n, d), -1 padded; k and probes at most `MOST`.
+class Copy:
+    """A copy of an index on the GPUs, made by the first search that finds room there.
 
-    probes: cells to look into, None for a Flat index. None where the GPUs' memory is full.
+    Searches of several threads wait their turn. It is freed in turn, too: FAISS keeps account of
+    the memory for one thread at a time.
     """
-    with _turn:
-        try:
-            if not _have(LEFT):
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self._copy: Any = None
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, probes: int | None = None
+    ) -> NDArray[np.int64] | None:
+        """The k nearest rows (n, k) to `queries` (n, d), -1 padded; k and probes at most `MOST`.
+
+        probes: cells to look into, None for a Flat index. None where the GPUs cannot, or are full.
+        """
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        at_once = LEFT // (32 * k)  # FAISS holds two sets of answers, of 12 bytes each
+        with _turn:
+            self._copy = self._copy or on_gpus(self._index)
+            if self._copy is None:
                 return None
-            if probes is not None:
-                faiss.GpuParameterSpace().set_index_parameter(copy, "nprobe", probes)
-            _, rows = copy.search(queries, k)
-        except RuntimeError:
-            return None
-    return np.asarray(rows)
+            try:
+                if probes is not None:
+                    faiss.GpuParameterSpace().set_index_parameter(self._copy, "nprobe", probes)
+                for start in range(0, len(queries), at_once):
+                    part = slice(start, start + at_once)
+                    if not _have(LEFT):
+                        raise RuntimeError("too little memory")
+                    rows[part] = self._copy.search(queries[part], k)[1]
+            except RuntimeError:
+                self._copy = None  # its memory is better given back
+                return None
+        return rows
+
+    def __del__(self, turn: threading.RLock = _turn) -> None:
+        with turn:
+            self._copy = None
 
 
 def extended(index: Any, vectors: NDArray[np.float32], numbers: NDArray[np.int64]) -> Any:
@@ -89,6 +112,8 @@ def extended(index: Any, vectors: NDArray[np.float32], numbers: NDArray[np.int64
                 copy.add_with_ids(vectors, numbers)
                 return faiss.index_gpu_to_cpu(copy)
             except RuntimeError:  # no room for them; `index` has none of them yet
+                pass
+            finally:
                 del copy
     index.add_with_ids(vectors, numbers)
     return index

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import gpu
-from index.durable import Mark, mark, sync
+from index.durable import Mark, mark, spots, sync
 from index.factory import TrainedIndex
 from index.sample_ids import ID_DTYPE, encode
 from schemas.errors import CorruptionError
@@ -149,22 +149,24 @@ class OpenSegment:
         A missing file is a FileNotFoundError: it may have been swept after a compaction.
         """
         self.segment = segment
-        for name, (size, _) in segment.files.items():
+        for name, written in segment.files.items():
             found = (folder / name).stat().st_size
-            if found != size:
+            if found != written.size:
                 raise CorruptionError(
-                    f"{folder / name} has {found} bytes, the index wrote {size}; {REMEDY}"
+                    f"{folder / name} has {found} bytes, the index wrote {written.size}; {REMEDY}"
                 )
+            if spots(folder / name, found) != written.spots:
+                raise CorruptionError(f"{folder / name} is not what the index wrote; {REMEDY}")
         self.ids = map_ids(folder, segment)
         self._flat = _map_index(folder / f"{segment.name}.vectors.faiss", segment, faiss.IndexFlat)
         self._vectors = faiss.rev_swig_ptr(
             self._flat.get_xb(), segment.vectors * segment.dimension
         ).reshape(segment.vectors, segment.dimension)
+        self._cells_path = folder / f"{segment.name}.cells.faiss"
         self.cells: Any = None
         if segment.kind != "Flat":
-            path = folder / f"{segment.name}.cells.faiss"
-            self.cells = _map_index(path, segment, faiss.IndexIVF)
-        self._on_gpus: dict[bool, Any] = {}
+            self.cells = _map_index(self._cells_path, segment, faiss.IndexIVF)
+        self._on_gpus = {True: gpu.Copy(self.cells), False: gpu.Copy(self._flat)}
         self._live: NDArray[np.bool_] | None = None
         if segment.deleted:
             self._live = np.ones(segment.vectors, dtype=bool)
@@ -181,6 +183,7 @@ class OpenSegment:
         lists = self.cells.invlists
         cells = ((lists.get_ids(n), lists.list_size(n)) for n in range(self.cells.nlist))
         rows = np.concatenate([faiss.rev_swig_ptr(*cell) for cell in cells if cell[1]])
+        self._check(rows)
         return rows if self._live is None else rows[self._live[rows]]
 
     def search(
@@ -256,12 +259,13 @@ class OpenSegment:
             _, rows = self.cells.search(queries, k, params=parameters)
         else:
             _, rows = self.cells.search(queries, k, params=_probing(effort.probes))
+        self._check(rows)
         return np.asarray(rows)
 
     def _search_on_gpus(
         self, queries: NDArray[np.float32], k: int, effort: Effort | None
     ) -> NDArray[np.int64] | None:
-        """The k live rows, by copies on the GPUs, made at the first batch; None where they cannot.
+        """The k live rows, by copies on the GPUs; None where they cannot.
 
         A GPU cannot leave deleted rows out: as many more are fetched, up to twice as many, and what
         is still short is searched here.
@@ -272,16 +276,10 @@ class OpenSegment:
         probes = effort.probes if effort else None
         if max(fetched, probes or 1) > gpu.MOST:
             return None
-        quantized = effort is not None
-        if quantized not in self._on_gpus:
-            self._on_gpus[quantized] = gpu.on_gpus(self.cells if quantized else self._flat)
-        copy = self._on_gpus[quantized]
-        if copy is None:
-            return None
-        rows = gpu.search(copy, queries, fetched, probes)
+        rows = self._on_gpus[effort is not None].search(queries, fetched, probes)
         if rows is None:
-            self._on_gpus[quantized] = None  # its memory is better given back
             return None
+        self._check(rows)
         if self._live is not None:
             dead = (rows >= 0) & ~self._live[rows]
             rows[dead] = -1
@@ -290,6 +288,11 @@ class OpenSegment:
                 rows[short] = -1
                 rows[short, :wanted] = self._search_here(queries[short], k, effort, self._live)
         return rows
+
+    def _check(self, rows: NDArray[np.int64]) -> None:
+        """Raise CorruptionError for rows that there are none of: a damaged file has such."""
+        if rows.size and not -1 <= rows.min() <= rows.max() < self.segment.vectors:
+            raise CorruptionError(f"{self._cells_path} is not what the index wrote; {REMEDY}")
 
     def _fetched(self, k: int, effort: Effort | None) -> int:
         """How many candidates there are for k answers."""

@@ -20,7 +20,7 @@ from index.sample_ids import find
 from index.segments import REMEDY, Effort, Segment, map_ids
 from schemas.errors import CorruptionError, EncoderError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,10 @@ def without(root: Path, manifest: Manifest, digests: NDArray[np.bytes_]) -> Mani
     """`manifest` without these samples; a segment that has none left is dropped."""
     kept = []
     for segment in manifest.segments:
-        rows = find(map_ids(root, segment), digests)
+        try:
+            rows = find(map_ids(root, segment), digests)
+        except FileNotFoundError as error:
+            raise CorruptionError(f"{error.filename} is missing; {REMEDY}") from error
         gone = np.union1d(segment.deleted, rows[rows >= 0]).astype(int)
         if len(gone) < segment.vectors:
             kept.append(replace(segment, deleted=tuple(gone.tolist())))
@@ -185,13 +188,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _segment(files: dict[str, list[int]], deleted: list[int], **rest: Any) -> Segment:
-    marks = {name: (size, checksum) for name, (size, checksum) in files.items()}
+    marks = {name: Mark(*mark) for name, mark in files.items()}
     return Segment(files=marks, deleted=tuple(deleted), **rest)
 
 
 def _trained(mark: list[int], **rest: Any) -> Trained:
-    size, checksum = mark
-    return Trained(mark=(size, checksum), **rest)
+    return Trained(mark=Mark(*mark), **rest)
 
 
 def publish(root: Path, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from index.compaction import compacted, due, load_trained, rebased, save
+from index.compaction import compacted, due, load_trained, opened, rebased, save
 from index.factory import Policy, cells_of, empty, least_training, train
 from index.sample_ids import encode
 from index.search import Snapshot
@@ -72,18 +72,21 @@ class IndexStore:
         sample_ids: Sequence[str],
         vectors: NDArray[np.float32],
         trained: Trained | None = None,
+        *,
+        anew: bool = False,
     ) -> Segment:
         """Write vectors that nobody sees before `commit` names the segment.
 
         sample_ids: n > 0 distinct ids. vectors: (n, d) float32 of unit norm. Any number of workers
         may write at once; they share `trained`, made by `train` for them, or if they are large what
-        the last compaction trained. Raises ValueError for input that is not so.
+        the last compaction trained; anew: not that, whatever state it is in. Raises ValueError for
+        input that is not so.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         least = self.policy.flat_rows
         if trained is not None:
             least = self.policy.least_in_cells(cells_of(empty(trained.factory, vectors.shape[-1])))
-        elif current := read_current(self.root):
+        elif not anew and (current := read_current(self.root)):
             trained = current.trained
         large = trained is not None and len(sample_ids) >= least
         quantizer = load_trained(self.root, trained) if trained and large else None
@@ -209,9 +212,9 @@ class IndexStore:
     def _publish(self, current: Manifest, changed: Manifest) -> Snapshot:
         """Make `changed` the newest snapshot, unless it is what `current` was; under the lock."""
         if changed == current:
-            return Snapshot(self.root, current)
+            return opened(self.root, current)
         changed = replace(changed, number=current.number + 1)
-        snapshot = Snapshot(self.root, changed)  # first: what cannot be opened is not published
+        snapshot = opened(self.root, changed)  # first: what cannot be opened is not published
         publish(self.root, changed)
         return snapshot
 

@@ -100,6 +100,14 @@ def _faiss() -> str:
             "FAISS is missing", "pip install 'longtail[cpu]' or 'longtail[gpu]'"
         ) from None
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    if gpus:
+        import torch
+
+        if torch.cuda.device_count() < gpus:
+            raise _UnwellError(
+                f"FAISS sees {gpus} GPUs, torch {torch.__version__} fewer: the index leaves them",
+                "install a torch that is built for CUDA, or 'longtail[cpu]'",
+            )
     return f"faiss {faiss.__version__}, {gpus} GPUs seen"
 
 

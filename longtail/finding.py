@@ -128,12 +128,13 @@ class Finder:
     def index(self) -> Opened[Snapshot]:
         """The newest snapshot.
 
-        Raises NotFoundError before the first, EncoderError where the encoder changed.
+        Raises NotFoundError where there is none with samples, EncoderError where the encoder
+        changed.
         """
         if self._index is None or not self._index.is_newest():
             catalog = self.jobs.catalog
             self._index = open_index(self.jobs.index_store, catalog.samples, self.jobs.encoder.id)
-        if self._index is None:
+        if self._index is None or not self._index.searched.vectors:
             self.jobs.check_encoder()
             raise NotFoundError(
                 f"{self.jobs.catalog.root} has no indexed samples; 'longtail run' adds some"

@@ -194,7 +194,8 @@ class WriteSegment(beam.DoFn):
         sample_ids, vectors = self._lacking(files)
         segment = None
         if sample_ids:
-            segment = self.store.write_segment(sample_ids, vectors, trained)
+            anew = self.options.anew
+            segment = self.store.write_segment(sample_ids, vectors, trained, anew=anew)
         self.progress.add(done=sum(file.rows for file in files))
         yield trained, segment
 

@@ -89,10 +89,12 @@ def test_another_failure_is_not_taken_for_one_of_memory() -> None:
     ("images", "batch", "parts"),
     [
         (16, Batch(64), [64]),
+        (9, Batch(256), [64]),
+        (65, Batch(256), [256]),
         (5, Batch(256), [8]),
         (5, Batch(4), [4, 4]),
         (262, Batch(256), [256, 8]),
-        (300, Batch(256), [256, 256]),
+        (300, Batch(256), [256, 64]),
         (6, Batch(4, exact=True), [4, 4]),
         (5, Batch(12, exact=True), [12]),
     ],

@@ -219,6 +219,54 @@ def test_damaged_cells_are_named(tmp_path, ids, crowd, pattern, filled):
             store.open()
 
 
+def test_cells_that_name_rows_that_there_are_none_of_are_found_out(
+    tmp_path, ids, crowd, filled, monkeypatch
+):
+    """Between the stretches that opening looks at; FAISS would read beyond the file's end."""
+    monkeypatch.setattr("index.durable.SPOT", 1)
+    store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
+    store.compact()
+    (path,) = tmp_path.glob("*.cells.faiss")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes([0x7F]) * 4000
+    path.write_bytes(content)
+    snapshot = store.open()
+    for search in (
+        lambda: snapshot.search(crowd, 10),
+        lambda: [snapshot.search(one[None], 10) for one in crowd],
+        snapshot.scan_order,
+    ):
+        with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+            search()
+
+
+@pytest.mark.parametrize("harm", ["missing", "changed"])
+@pytest.mark.parametrize("pattern", ["*.ids.npy", "*.vectors.faiss"])
+def test_what_is_damaged_is_not_merged(tmp_path, ids, vectors, filled, pattern, harm):
+    store = filled(tmp_path, Policy(), ids(4000), vectors(4000, 32), parts=20)
+    path = sorted(tmp_path.glob(pattern))[0]
+    if harm == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+        store.compact()
+
+
+@pytest.mark.parametrize("pattern", ["*.ids.npy", "*.vectors.faiss"])
+def test_a_missing_file_is_named_whatever_is_done(tmp_path, ids, vectors, filled, pattern):
+    store = filled(tmp_path, Policy(), ids(40), vectors(40), parts=1)
+    segment = store.write_segment(ids(10, start=40), vectors(10))
+    (path,) = set(tmp_path.glob(pattern)) - set(tmp_path.glob(f"{segment.name}*"))
+    path.unlink()
+    for work in (store.compact, lambda: store.forget(ids(3)), lambda: store.commit([segment])):
+        with pytest.raises(CorruptionError, match=rf"{path.name} .*longtail index rebuild"):
+            work()
+
+
 def test_a_damaged_quantizer_is_named(tmp_path, ids, crowd, filled):
     store = filled(tmp_path, IN_CELLS, ids(4000), crowd)
     store.compact()

@@ -42,15 +42,20 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each batch that was given to the GPU was answered there."""
+    return noted(monkeypatch, gpu.Copy, "search")
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[bool]:
+    """Whether each call of a function gave something."""
     given: list[bool] = []
-    search = gpu.search
+    function = getattr(owner, name)
 
-    def noted(*arguments: object) -> object:
-        rows = search(*arguments)
-        given.append(rows is not None)
-        return rows
+    def call(*arguments: object) -> object:
+        result = function(*arguments)
+        given.append(result is not None)
+        return result
 
-    monkeypatch.setattr(gpu, "search", noted)
+    monkeypatch.setattr(owner, name, call)
     return given
 
 
@@ -99,38 +104,43 @@ def test_a_batch_is_answered_there_as_here(store, forgotten, ids, queries, on_cp
 
 
 def test_cells_that_are_made_there_are_as_good_as_those_made_here(
-    tmp_path, filled, ids, crowd, queries, on_cpu, recall
+    tmp_path, filled, ids, crowd, queries, on_cpu, recall, monkeypatch
 ):
     found = {}
+    copied = noted(monkeypatch, gpu, "on_gpus")
     for where in ("there", "here"):
         with on_cpu() if where == "here" else nullcontext():
             store = filled(tmp_path / where, Policy(), ids(COUNT), crowd[:COUNT], parts=2)
             store.compact()
+            assert copied == [where == "there"] * 2, "to train and to add"
+            copied.clear()
             store.commit([store.write_segment(ids(COUNT, COUNT), crowd[COUNT : 2 * COUNT])])
             snapshot = store.open()
             assert [segment.kind[-3:] for segment in snapshot.segments] == ["SQ8", "SQ8"]
             found[where] = recall(snapshot, queries[0]).mean()
+            copied.clear()
     assert found["there"] > 0.93
     assert found["there"] > found["here"] - 0.02
 
 
 def test_searches_of_several_threads_wait_their_turn(store, queries, answered):
     snapshot = store.open()
-    alone = [snapshot.search(batch, 10)[0] for batch in queries]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda batch: snapshot.search(batch, 10)[0], queries * 3))
+    alone = [snapshot.search(batch, 10)[0] for batch in queries]
     for rows, expected in zip(together, alone * 3, strict=True):
         assert agreement(rows, expected) > 0.995
     assert all(answered)
 
 
-def test_what_the_gpu_cannot_hold_is_searched_here(store, queries, on_cpu):
+def test_what_the_gpu_cannot_hold_is_searched_here(store, queries, on_cpu, answered):
     with on_cpu():
         expected = store.open().search(queries[0], 10)[0]
     gpu._resources.cache_clear()
     with full():
         rows = store.open().search(queries[0], 10)[0]
     gpu._resources.cache_clear()
+    assert answered == [False]
     np.testing.assert_array_equal(np.sort(rows), np.sort(expected))
 
 

@@ -152,12 +152,23 @@ def test_damage_names_the_file_and_the_remedy(store, ids, vectors, pattern, harm
         IndexStore(store.root).open()
 
 
+@pytest.mark.parametrize("harm", [truncated, foreign, binary, missing])
+@pytest.mark.parametrize("pattern", ["snapshot-*.json", "CURRENT"])
+def test_an_index_is_made_anew_whatever_state_it_is_in(store, ids, vectors, pattern, harm):
+    store.commit([store.write_segment(ids(3), vectors(3))])
+    (path,) = store.root.glob(pattern)
+    harm(path)
+    store.commit([store.write_segment(ids(4), vectors(4), anew=True)], anew=True)
+    assert store.open().vectors == 4
+
+
+@pytest.mark.parametrize("count", [3, 4])
 @pytest.mark.parametrize("pattern", ["*.vectors.faiss", "*.ids.npy"])
-def test_a_file_of_another_segment_is_found_out(store, ids, vectors, pattern):
+def test_a_file_of_another_segment_is_found_out(store, ids, vectors, pattern, count):
     store.commit([store.write_segment(ids(3), vectors(3))])
     (path,) = store.root.glob(pattern)
     other = IndexStore(store.root.parent / "other")
-    other.commit([other.write_segment(ids(4), vectors(4))])
+    other.commit([other.write_segment(ids(count, start=5), vectors(count, seed=1))])
     size = path.stat().st_size
     (stranger,) = other.root.glob(pattern)
     path.write_bytes(stranger.read_bytes()[:size])

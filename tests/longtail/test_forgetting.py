@@ -116,6 +116,17 @@ def test_the_next_run_finishes_what_a_crash_left_of_forgetting(
     assert workspace.verify_index().ok
 
 
+@pytest.mark.parametrize("asked", [(), ("--level", "low"), ("--since", "2000-01-01")])
+def test_where_all_is_forgotten_there_is_nothing_to_search(
+    workspace: Workspace, some: list[str], photographs: Path, longtail, asked: tuple[str, ...]
+) -> None:
+    workspace.forget(some)
+    image = next(photographs.iterdir())
+    told = longtail("query", "-w", workspace.root, image, *asked)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "has no indexed samples; 'longtail run' adds some" in told.err
+
+
 def test_what_is_damaged_does_not_keep_the_rest_from_being_forgotten(
     workspace: Workspace, some: list[str], longtail
 ) -> None:

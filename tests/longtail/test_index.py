@@ -154,6 +154,18 @@ def test_a_rebuild_gives_large_segments(camera: Camera) -> None:
     assert workspace.verify_index().ok
 
 
+@pytest.mark.parametrize("pattern", ["CURRENT", "snapshot-*.json", "segment-*.vectors.faiss"])
+def test_a_rebuild_mends_what_is_damaged(camera: Camera, longtail: Command, pattern: str) -> None:
+    camera.take(20)
+    workspace = camera.workspace()
+    workspace.index()
+    (path,) = workspace.jobs.index_store.root.glob(pattern)
+    path.write_bytes(b"harmed")
+    assert "run 'longtail index rebuild'" in longtail("index", "compact", "-w", camera.root).err
+    assert longtail("index", "rebuild", "-w", camera.root).code == 0
+    assert workspace.verify_index().ok
+
+
 def test_nothing_can_be_rebuilt_of_nothing(camera: Camera, longtail: Command) -> None:
     with pytest.raises(NotFoundError, match="has no samples; 'longtail run'"):
         camera.workspace().rebuild_index()
