@@ -68,9 +68,11 @@ class Cells:
         rng = np.random.default_rng(seed)
         return rng, rng.permutation(self.clean), rng.permutation(self.defects)
 
-    def with_few_defects(self, seed: int) -> Ints:
-        """All clean cells and 5% defects."""
+    def with_few_defects(self, seed: int, kind: str | None = None) -> Ints:
+        """All clean cells and 5% defects. kind: of cells, None for both."""
         _, clean, defects = self.split(seed)
+        if kind is not None:
+            clean, defects = (rows[self.types[rows] == kind] for rows in (clean, defects))
         return np.concatenate([clean, defects[: len(clean) // 19]])
 
     def every_score(

@@ -52,7 +52,8 @@ class Size:
 
 def elpv(cells: Cells, size: Size) -> Rows:
     """`ref`: half of the clean cells are the reference. `5%`: a pool of its own with as many
-    defects. `32%`: all cells, the doubtful ones in the pool and not in the figures."""
+    defects. `32%`: all cells, the doubtful ones in the pool and not in the figures. `5% of mono`,
+    `5% of poly`: as `5%`, of one type of cell."""
     rows: Rows = defaultdict(Row)
     for seed in range(size.seeds):
         rng, clean, defects = cells.split(seed)
@@ -61,6 +62,8 @@ def elpv(cells: Cells, size: Size) -> Rows:
         settings = {"ref": (cells.of(known), tested), "5%": (None, cells.with_few_defects(seed))}
         if seed == 0 and (cells.probability % 1).any():
             settings["32%"] = (None, np.arange(len(cells.paths)))
+        for kind in ("mono", "poly"):
+            settings[f"5% of {kind}"] = (None, cells.with_few_defects(seed, kind))
         for name, (reference, pool) in settings.items():
             decided = np.isin(cells.probability[pool], (0, 1))
             truth = cells.probability[pool][decided] == 1

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from detectors.pool import Pool
 from detectors.scores import (
+    GROUP_Z,
     NOTABLE_Z,
     Floats,
     Gaussian,
@@ -56,6 +57,9 @@ APART = "apart"
 two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
 GROUPS = (CROWDED, APART)
 """What tells one of a group of alike oddities. Against a reference no group can hide."""
+FEW, RARE = 10, 1 / 15
+"""More samples, and more than this share of the pool, are no group of oddities, however far apart:
+they are a minority of what is ordinary, such as the images of one panel among those of ten."""
 SECOND: Level = "mid"
 """This level has a say beside the scored one where there is no reference: what is strange in its
 parts. With all levels together so many dimensions let a group bend the fit."""
@@ -307,7 +311,9 @@ def _apart(pool: Pool, level: Level) -> Floats:
     z = scales.z(bulk, pool.sources)
     # A level that the encoder lacks is the same for all.
     there = [z[name] for name in bulk if scales.pooled[name].spread]
-    return np.asarray(np.min(there or [z[level]], axis=0), dtype=np.float64)
+    apart: Floats = np.min(there or [z[level]], axis=0)
+    heard = int((apart >= GROUP_Z).sum())
+    return np.zeros(len(pool)) if heard > max(FEW, RARE * len(pool)) else apart
 
 
 def _baseline(

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
@@ -225,7 +226,7 @@ def test_alike_flags_form_a_group_with_a_medoid(ordinary):
     assert np.isnan(findings.group_distance[findings.group < 0]).all()
 
 
-@pytest.mark.parametrize("copies", [3, 90])
+@pytest.mark.parametrize("copies", [3, 36])
 def test_copies_of_an_oddity_hide_one_another_nowhere(copies, ordinary):
     """Their neighbours are each other, and so many bend a fit towards themselves."""
     pool = ordinary(600, wild=1)
@@ -235,6 +236,27 @@ def test_copies_of_an_oddity_hide_one_another_nowhere(copies, ordinary):
     baseline = fit_pool(pool)
     first = np.argsort(-baseline.score(baseline.z))[: copies + 1]
     assert set(first) == {*range(copies), 599}
+
+
+@pytest.mark.parametrize(("size", "leads"), [(30, True), (60, False)])
+def test_an_ordinary_minority_hides_no_oddity(rng, ordinary, size, leads):
+    """A tenth of the pool that is of another kind is no group of edge cases."""
+    pool = ordinary(600)
+    for level in ("mid", "high"):
+        X = pool.embeddings[level]
+        X[:size] = 0.1 * rng.normal(size=X[:size].shape)
+        X[:size, 3] += 1.5
+        X[:size, 0] -= 0.5
+        odd = rng.normal(size=X[580:].shape)
+        X[580:] += 0.8 * odd / np.linalg.norm(odd, axis=1, keepdims=True)
+        X /= np.linalg.norm(X, axis=1, keepdims=True)
+    gaps = cdist(pool.embeddings["high"], pool.embeddings["high"])
+    neighbours = np.argsort(gaps, axis=1)[:, 1:101]
+    distances = np.take_along_axis(gaps, neighbours, axis=1)
+    pool = replace(pool, neighbours=neighbours, distances=distances)
+    baseline = fit_pool(pool)
+    first = np.argsort(-baseline.score(baseline.z))[:20]
+    assert np.mean(first < size if leads else first >= 580) >= 0.9
 
 
 def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
