@@ -106,9 +106,11 @@ def mine(
     group, group_distance = _groups(flags, to_normal, len(outliers))
 
     usual = reasons.UsualRange.of(pool, reference)
+    by_default = policy.detector == DEFAULT
     why = [
         (
             (
+                *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,
                 *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),

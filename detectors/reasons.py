@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import PARTS, kind, rows_by_source
+from detectors.baseline import APART, CROWDED, PARTS, crowd_of, kind, rows_by_source
 from detectors.pool import Patches, Pool
-from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
+from detectors.scores import GROUP_Z, NOTABLE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
@@ -54,6 +54,25 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
         f"{what} {deviation:.1f}σ out{words}"
         for deviation, what, words in sorted(found, reverse=True)
         if deviation >= NOTABLE_Z
+    ]
+
+
+def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> list[str]:
+    """What tells a group of alike oddities, where that decided a sample's default score.
+
+    z: (n,) robust deviations by measure. score: (n,). k: of the distance score. A string reads
+    "8.2σ from the bulk of the pool, alone or with others like it" or "its 29 nearest images 8.2σ
+    farther away than theirs, alone or with others like it".
+    """
+    crowd = min(crowd_of(len(score), k), len(score) - 1)
+    means = {
+        APART: "{:.1f}σ from the bulk of the pool",
+        CROWDED: f"its {crowd:,} nearest images {{:.1f}}σ farther away than theirs",
+    }
+    return [
+        f"{means[name].format(z[name][row])}, alone or with others like it"
+        for name in means
+        if name in z and z[name][row] >= max(GROUP_Z, score[row])
     ]
 
 

@@ -64,6 +64,10 @@ def test_near_copies_of_one_strange_image_are_found_whatever_their_number(n, siz
         level[:size] = unit(strange + 0.02 * rng.normal(size=(size, len(strange))))
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=size + 3)))
     assert set(findings.flagged[: size + 3]) >= set(range(size))
+    told = dict(zip(findings.flagged.tolist(), findings.reasons, strict=True))
+    assert size < 55 or all(
+        told[row][0].endswith("alone or with others like it") for row in range(size)
+    )
 
 
 def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
