@@ -26,6 +26,27 @@ def test_another_detector_ranks_otherwise(workspace: Workspace) -> None:
     assert [flag.sample_id for flag in after] != [flag.sample_id for flag in before]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--budget", "0"), "budget '0' is neither a count like 200 nor a share like 2%"),
+        (("--budget", "0%"), "budget '0%' is neither a count like 200 nor a share like 2%"),
+        (
+            ("--set", "mining.detector=patch"),
+            "mining.detector is 'patch': it needs 'patches: true'",
+        ),
+    ],
+)
+def test_what_mining_refuses_is_told_before_anything_is_ingested(
+    longtail, empty: Workspace, photographs: Path, flags: tuple[str, ...], message: str
+) -> None:
+    told = longtail("run", "-w", empty.root, photographs, *flags)
+    assert told.code == 2
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert not empty.catalog.samples.files()
+
+
 @pytest.mark.parametrize("reference", ["", "source:line-3"])
 def test_scores_do_not_hang_on_the_order_of_the_search(
     workspace: Workspace, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, reference: str
