@@ -86,9 +86,10 @@ def pca(pool: Pool, baseline: Baseline) -> Floats:
 
 def patch(pool: Pool, baseline: Baseline) -> Floats:
     """Distance of the strangest spot; a sample of which it is unknown counts as ordinary."""
-    if pool.patches is None:
+    if pool.patches is None or (len(pool) and np.isnan(pool.patches.score).all()):
         raise UsageError(
-            "detector 'patch' needs patch scores; set 'patches: true' and run 'longtail ingest'"
+            "detector 'patch' needs patch scores, and no sample has one; set 'patches: true' and "
+            "run 'longtail ingest' with enough images for a bank of patches"
         )
     return pool.patches.known()
 
