@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +161,20 @@ def test_the_doubt_of_ones_own_model_ranks(
     assert told.code == 2
     assert "needs a number 'uncertainty' (detector 'uncertainty') or the class" in told.err
     assert told.err.count("\n") == 1
+
+
+def test_a_mistake_in_ones_own_detector_takes_one_line(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.py").write_text("def f(pool, baseline): return [1.0]")
+    command = (sys.executable, "-m", "longtail", "mine")
+    told = subprocess.run(
+        [*command, "-w", workspace.root, "--set", "mining.detector=module:theirs:f"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "'module:theirs:f' must give 90 finite scores" in told.stderr
+    assert "Traceback" not in told.stderr
