@@ -107,13 +107,14 @@ def mine(
 
     usual = reasons.UsualRange.of(pool, reference)
     by_default = policy.detector == DEFAULT
+    measured = np.isfinite(pool.distances[:, : baseline.neighbours]).sum(axis=1)
     why = [
         (
             (
                 *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,
-                *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),
+                *reasons.isolation_reasons(raw[ISOLATION], row, int(measured[row])),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(broken, deviation, row),
                 *usual.reasons(row),

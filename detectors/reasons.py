@@ -85,8 +85,8 @@ def score_reason(score: Floats, row: int) -> str:
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
     """Says a mean distance to the k nearest samples that few others reach.
 
-    isolation: (n,) those means. A string reads "5 nearest images 0.61 away, farther than for
-    99.8% of the pool".
+    isolation: (n,) those means. k: no more than there are. A string reads "5 nearest images 0.61
+    away, farther than for 99.8% of the pool".
     """
     share = float(np.mean(isolation < isolation[row]))
     if share < (1 + USUAL_SHARE) / 2:

@@ -154,7 +154,10 @@ def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[s
     place = pc.index(pool["sample_id"], row["sample_id"]).as_py()
     told = [reasons.score_reason(pool["score"].to_numpy(), place), *reasons.level_reasons(z, 0)]
     if row["isolation"] is not None:
-        k = runs.read_json(catalog.run(row["run_id"]) / runs.MINE).get("neighbours", 0)
+        mined = runs.read_json(catalog.run(row["run_id"]) / runs.MINE)
+        reference = mined.get("reference")
+        others = reference["samples"] if reference else pool.num_rows - 1
+        k = min(mined.get("neighbours", 0), others)
         told += reasons.isolation_reasons(pool["isolation"].to_numpy(), place, k)
     patches = _patches(catalog, row["encoder"], pool)
     if patches is not None:

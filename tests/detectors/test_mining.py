@@ -81,6 +81,13 @@ def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
     assert abs(np.median(findings.score)) < 0.2
 
 
+def test_no_more_neighbours_are_told_than_there_are(levels):
+    low, mid, high = levels
+    pool = pool_of(low, mid, displaced(high, [7], 3), k=1000)
+    findings = mine(pool, Policy(budget=Budget(count=1), neighbours=1000))
+    assert any(reason.startswith("599 nearest images ") for reason in findings.reasons[0])
+
+
 def test_a_capture_fault_stands_beside_the_budget(levels):
     low, mid, high = levels
     faults = [100, 101]
