@@ -88,6 +88,13 @@ def test_no_more_neighbours_are_told_than_there_are(levels):
     assert any(reason.startswith("599 nearest images ") for reason in findings.reasons[0])
 
 
+def test_a_level_that_the_encoder_lacks_is_no_ones_strangest(levels):
+    absent, high = np.zeros((300, 1), np.float32), levels[2]
+    reference, pool = (pool_of(absent, absent, some) for some in (high[:300], high[300:]))
+    for baseline in (None, fit_reference(replace(reference, neighbours=None))):
+        assert set(mine(pool, Policy(), baseline).level) == {"high"}
+
+
 def test_a_capture_fault_stands_beside_the_budget(levels):
     low, mid, high = levels
     faults = [100, 101]
