@@ -76,10 +76,10 @@ def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> l
     ]
 
 
-def score_reason(score: Floats, row: int) -> str:
+def score_reason(score: Floats, row: int, of: str = "pool") -> str:
     """What can always be said of an outlier: "score 2.7, stranger than 98.2% of the pool"."""
     share = float(np.mean(score < score[row]))
-    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the pool"
+    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the {of}"
 
 
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:

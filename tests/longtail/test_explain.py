@@ -17,7 +17,7 @@ from schemas.errors import NotFoundError
 FIELDS = {
     *("sample_id", "uri", "source", "run_id", "samples", "position", "score", "p_value"),
     *("kind", "rank", "level", "z", "quality", "reasons", "group", "nearest", "confirmed"),
-    "verdicts",
+    *("verdicts", "of_reference"),
 }
 
 
