@@ -19,6 +19,7 @@ itself is refused.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -176,7 +177,10 @@ def _of_pyod(name: str, class_name: str) -> Detector:
         raise UsageError(f"detector '{name}' needs more; pip install {error.name}") from error
     found = getattr(module, class_name, None)
     if found is None:
-        raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'")
+        classes = {each.lower(): each for each in dir(module) if each != each.lower()}
+        near = difflib.get_close_matches(class_name.lower(), classes, n=1)
+        hint = f"; did you mean 'pyod:{classes[near[0]]}'?" if near else ""
+        raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'{hint}")
 
     def fit(pool: Pool, baseline: Baseline) -> Floats:
         X = as_matrix(pool.embeddings[baseline.level])
