@@ -30,7 +30,7 @@ from detectors.promise import Promise, promise
 from detectors.registry import AGAINST_REFERENCE, DEFAULT, Yardstick, detector, yardstick
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, knn_distance, linear_z, share_below
 from detectors.shift import Shift, find_shifts
-from schemas.records import LEVELS
+from schemas.records import LEVELS, Level
 
 ORDINARY_Z = 2.0
 """Of ordinary samples one in forty lies further out than so many robust deviations."""
@@ -106,12 +106,15 @@ def mine(
     group, group_distance = _groups(flags, to_normal, len(outliers))
 
     usual = reasons.UsualRange.of(pool, reference)
+    by_default = policy.detector == DEFAULT
+    measured = np.isfinite(pool.distances[:, : baseline.neighbours]).sum(axis=1)
     why = [
         (
             (
+                *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,
-                *reasons.isolation_reasons(raw[ISOLATION], row, baseline.neighbours),
+                *reasons.isolation_reasons(raw[ISOLATION], row, int(measured[row])),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(broken, deviation, row),
                 *usual.reasons(row),
@@ -128,7 +131,7 @@ def mine(
         p_value=p_value,
         tail=tail,
         z={level: z[level] for level in LEVELS},
-        level=[LEVELS[i] for i in np.argmax([z[level] for level in LEVELS], axis=0)],
+        level=strangest_level(z, baseline),
         for_its_kind={level: z[kind(level)] for level in LEVELS if kind(level) in z},
         parts=z.get(PARTS),
         isolation=raw[ISOLATION],
@@ -149,6 +152,13 @@ def mine(
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
     )
+
+
+def strangest_level(z: Measures, baseline: Baseline) -> list[Level]:
+    """At which level each of n samples deviates most; one that the encoder lacks is none."""
+    scales = baseline.scales.pooled
+    there = [level for level in LEVELS if scales[level].spread] or [baseline.level]
+    return [there[i] for i in np.argmax([z[level] for level in there], axis=0)]
 
 
 def _unscored(pool: Pool, policy: Policy) -> list[str]:

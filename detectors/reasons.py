@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import PARTS, kind, rows_by_source
+from detectors.baseline import APART, CROWDED, PARTS, crowd_of, kind, rows_by_source
 from detectors.pool import Patches, Pool
-from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
+from detectors.scores import GROUP_Z, NOTABLE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
@@ -57,17 +57,36 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     ]
 
 
-def score_reason(score: Floats, row: int) -> str:
+def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> list[str]:
+    """What tells a group of alike oddities, where that decided a sample's default score.
+
+    z: (n,) robust deviations by measure. score: (n,). k: of the distance score. A string reads
+    "8.2σ from the bulk of the pool, alone or with others like it" or "its 29 nearest images 8.2σ
+    farther away than theirs, alone or with others like it".
+    """
+    crowd = min(crowd_of(len(score), k), len(score) - 1)
+    means = {
+        APART: "{:.1f}σ from the bulk of the pool",
+        CROWDED: f"its {crowd:,} nearest images {{:.1f}}σ farther away than theirs",
+    }
+    return [
+        f"{means[name].format(z[name][row])}, alone or with others like it"
+        for name in means
+        if name in z and z[name][row] >= max(GROUP_Z, score[row])
+    ]
+
+
+def score_reason(score: Floats, row: int, of: str = "pool") -> str:
     """What can always be said of an outlier: "score 2.7, stranger than 98.2% of the pool"."""
     share = float(np.mean(score < score[row]))
-    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the pool"
+    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the {of}"
 
 
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:
     """Says a mean distance to the k nearest samples that few others reach.
 
-    isolation: (n,) those means. A string reads "5 nearest images 0.61 away, farther than for
-    99.8% of the pool".
+    isolation: (n,) those means. k: no more than there are. A string reads "5 nearest images 0.61
+    away, farther than for 99.8% of the pool".
     """
     share = float(np.mean(isolation < isolation[row]))
     if share < (1 + USUAL_SHARE) / 2:

@@ -19,6 +19,7 @@ itself is refused.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -86,9 +87,10 @@ def pca(pool: Pool, baseline: Baseline) -> Floats:
 
 def patch(pool: Pool, baseline: Baseline) -> Floats:
     """Distance of the strangest spot; a sample of which it is unknown counts as ordinary."""
-    if pool.patches is None:
+    if pool.patches is None or (len(pool) and np.isnan(pool.patches.score).all()):
         raise UsageError(
-            "detector 'patch' needs patch scores; set 'patches: true' and run 'longtail ingest'"
+            "detector 'patch' needs patch scores, and no sample has one; set 'patches: true' and "
+            "run 'longtail ingest' with enough images for a bank of patches"
         )
     return pool.patches.known()
 
@@ -155,8 +157,10 @@ def _of_module(name: str, path: str) -> Detector:
     module, _, function = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"detector '{name}' cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's module raises as it is imported
+        away = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        hint = "; put the folder that holds it on PYTHONPATH" if away else ""
+        raise UsageError(f"detector '{name}' cannot be imported: {_said(error)}{hint}") from error
     if not callable(found):
         raise UsageError(f"detector '{name}' is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
@@ -173,7 +177,10 @@ def _of_pyod(name: str, class_name: str) -> Detector:
         raise UsageError(f"detector '{name}' needs more; pip install {error.name}") from error
     found = getattr(module, class_name, None)
     if found is None:
-        raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'")
+        classes = {each.lower(): each for each in dir(module) if each != each.lower()}
+        near = difflib.get_close_matches(class_name.lower(), classes, n=1)
+        hint = f"; did you mean 'pyod:{classes[near[0]]}'?" if near else ""
+        raise UsageError(f"detector '{name}': PyOD has no class '{class_name}'{hint}")
 
     def fit(pool: Pool, baseline: Baseline) -> Floats:
         X = as_matrix(pool.embeddings[baseline.level])
@@ -181,7 +188,9 @@ def _of_pyod(name: str, class_name: str) -> Detector:
             seeded = "random_state" in inspect.signature(found).parameters
             model = found(**({"random_state": 0} if seeded else {})).fit(X)
         except Exception as error:  # some need arguments, and some cannot be fitted to some pools
-            raise UsageError(f"detector '{name}' cannot be used on this pool: {error}") from error
+            raise UsageError(
+                f"detector '{name}' cannot be used on this pool: {_said(error)}"
+            ) from error
         return np.asarray(model.decision_scores_)
 
     return fit
@@ -189,7 +198,16 @@ def _of_pyod(name: str, class_name: str) -> Detector:
 
 def _checked(name: str, found: Detector) -> Detector:
     def check(pool: Pool, baseline: Baseline) -> Floats:
-        scores = np.asarray(found(pool, baseline), dtype=np.float64)
+        try:
+            given = found(pool, baseline)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            raise UsageError(f"detector '{name}' failed: {_said(error)}") from error
+        try:
+            scores = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"detector '{name}' gives no numbers: {_said(error)}") from error
         if scores.shape != (len(pool),) or not np.isfinite(scores).all():
             raise UsageError(
                 f"detector '{name}' must give {len(pool)} finite scores, "
@@ -198,3 +216,8 @@ def _checked(name: str, found: Detector) -> Detector:
         return scores
 
     return check
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error and its words, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

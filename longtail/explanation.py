@@ -36,6 +36,7 @@ _COLUMNS = [
 class Explanation:
     """Why a sample is where it is among the `samples` that a run mined.
 
+    of_reference: it is one of the reference, those are the `samples`, and none of them is flagged.
     position: by score alone, from 1, the strangest. kind, rank: of its flag, None without one.
     z: robust deviations per level, of those by which the run's samples differ: vectors of one's own
     have one. quality: its pixel statistics; none of a vector that came without its image.
@@ -49,6 +50,7 @@ class Explanation:
     uri: str
     source: str
     run_id: str
+    of_reference: bool
     samples: int
     position: int
     score: float
@@ -94,6 +96,7 @@ def explain(catalog: Catalog, log: VerdictLog, run_id: str, sample_id: str) -> E
     ]
     return Explanation(
         **{name: row[name] for name in ("sample_id", "uri", "source", "run_id")},
+        of_reference=row["of_reference"],
         samples=pool.num_rows,
         position=1 + pc.sum(pc.greater(pool["score"], row["score"])).as_py(),
         **{name: row[name] for name in ("score", "p_value", "kind", "rank", "level")},
@@ -152,9 +155,16 @@ def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[s
         if row[name] is not None
     }
     place = pc.index(pool["sample_id"], row["sample_id"]).as_py()
-    told = [reasons.score_reason(pool["score"].to_numpy(), place), *reasons.level_reasons(z, 0)]
+    of = "reference" if row["of_reference"] else "pool"
+    told = [
+        reasons.score_reason(pool["score"].to_numpy(), place, of),
+        *reasons.level_reasons(z, 0),
+    ]
     if row["isolation"] is not None:
-        k = runs.read_json(catalog.run(row["run_id"]) / runs.MINE).get("neighbours", 0)
+        mined = runs.read_json(catalog.run(row["run_id"]) / runs.MINE)
+        reference = mined.get("reference")
+        others = reference["samples"] if reference else pool.num_rows - 1
+        k = min(mined.get("neighbours", 0), others)
         told += reasons.isolation_reasons(pool["isolation"].to_numpy(), place, k)
     patches = _patches(catalog, row["encoder"], pool)
     if patches is not None:

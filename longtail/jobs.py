@@ -183,9 +183,13 @@ class Jobs:
 
     def check_mining(self, save_reference: str | None = None) -> None:
         """Tell what mining would refuse before anything is ingested. Raises UsageError."""
+        from detectors.findings import Budget
         from detectors.registry import yardstick
 
         mining = self.settings.mining
+        Budget.parse(mining.budget)
+        if mining.detector == "patch" and not self.settings.patches:
+            raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
         if mining.fdr and not mining.reference:
             raise UsageError(
                 f"fdr {mining.fdr:g} is a promise about samples like those of a reference; add "
@@ -209,8 +213,6 @@ class Jobs:
         self.check_encoder()
         self.check_mining(save_reference)
         encoder_id, mining = self.encoder.id, self.settings.mining
-        if mining.detector == "patch" and not self.settings.patches:
-            raise UsageError("mining.detector is 'patch': it needs 'patches: true' too")
         if mining.detector in DOUBTS:
             self._check_doubt(encoder_id, mining.detector)
         snapshot = self.index_store.open()

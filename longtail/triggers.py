@@ -1,9 +1,10 @@
 """Standing queries: each run tells what matches them anew, flagged or not.
 
 triggers/<name>.json holds the examples of one and what matched it so far, with the run that told.
-A verdict on a match teaches: an edge case is one more positive example, `normal` and `junk` are
-negative ones, `duplicate` says nothing. An example stays what it was given as in spite of verdicts.
-To a trigger made from a text all of these tell only how far to reach.
+A verdict on a match, told of or not, teaches: an edge case is one more positive example, `normal`
+and `junk` are negative ones and match no more, `duplicate` says nothing. An example stays what it
+was given as in spite of verdicts. To a trigger made from a text all of these tell only how far to
+reach.
 """
 
 from __future__ import annotations
@@ -272,10 +273,11 @@ def _matches(
     distance = np.concatenate([trigger.distance(vectors[i : i + _BLOCK]) for i in blocks])
     inside = np.flatnonzero(distance <= trigger.reach)
     inside = inside[np.argsort(distance[inside], kind="stable")]
-    examples = {*query.positive, *query.negative}
+    no = {one for one, given in verdicts.items() if given.label in _SAYS_NO}
+    left_out = no.union(query.positive, query.negative)
     ids = snapshot.sample_ids.take(rows[inside])
     pairs = zip(ids, distance[inside].tolist(), strict=True)
-    return [Match(sample_id, gap) for sample_id, gap in pairs if sample_id not in examples]
+    return [Match(sample_id, gap) for sample_id, gap in pairs if sample_id not in left_out]
 
 
 def _learned(
@@ -284,19 +286,31 @@ def _learned(
     verdicts: Mapping[str, Verdict],
     vectors: NDArray[np.float32],
 ) -> Trigger | None:
-    """The trigger as its examples and the verdicts on its matches make it."""
+    """The trigger as its examples and the verdicts on its matches, old and new, make it."""
     from detectors.triggers import learn, learn_from_words  # with scikit-learn, 90 MB
 
-    told_of = query.matched.keys() - {*query.positive, *query.negative}
-    judged = {one: verdicts[one].label for one in told_of if one in verdicts}
-    yes = [one for one, label in judged.items() if label == "edge_case"]
-    no = [one for one, label in judged.items() if label in _SAYS_NO]
-    positive = _stored(snapshot, [*query.positive, *yes])
-    negative = _stored(snapshot, [*query.negative, *no])
-    if query.text is not None:
-        words = np.array([query.words_vector], dtype=np.float32)
-        return learn_from_words(words, positive, negative, vectors)
-    return learn(positive, negative, vectors) if len(positive) else None
+    examples = {*query.positive, *query.negative}
+    judged = {one: given.label for one, given in verdicts.items() if one not in examples}
+
+    def learned(heard: Collection[str]) -> Trigger | None:
+        yes = [one for one in heard if judged[one] == "edge_case"]
+        no = [one for one in heard if judged[one] in _SAYS_NO]
+        positive = _stored(snapshot, [*query.positive, *yes])
+        negative = _stored(snapshot, [*query.negative, *no])
+        if query.text is not None:
+            words = np.array([query.words_vector], dtype=np.float32)
+            return learn_from_words(words, positive, negative, vectors)
+        return learn(positive, negative, vectors) if len(positive) else None
+
+    told_of = [one for one in judged if one in query.matched]
+    trigger = learned(told_of)
+    others = [one for one in judged if one not in query.matched]
+    rows = snapshot.sample_ids.rows(others)
+    others = [others[i] for i in np.flatnonzero(rows >= 0)]
+    if trigger is None or not others:
+        return trigger
+    matching = np.flatnonzero(trigger.matches(_stored(snapshot, others)))
+    return learned([*told_of, *(others[i] for i in matching)]) if len(matching) else trigger
 
 
 def _stored(snapshot: Snapshot, sample_ids: Sequence[str]) -> NDArray[np.float32]:

@@ -25,10 +25,10 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from detectors.baseline import PARTS, Baseline
+from detectors.baseline import PARTS, Baseline, Measures
 from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
-from detectors.mining import mine
+from detectors.mining import mine, strangest_level
 from detectors.pool import Pool
 from detectors.registry import yardstick
 from index.search import Snapshot
@@ -288,7 +288,7 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     table = options.catalog.samples.read(["sample_id", "uri", "source"], of_encoder)
     table = table.take(pc.index_in(wanted, value_set=table["sample_id"]))
     rows = pc.index_in(wanted, value_set=pa.array(baseline.sample_ids, pa.string())).to_numpy()
-    z = {level: baseline.z[level][rows] for level in LEVELS}
+    z: Measures = {level: baseline.z[level][rows] for level in LEVELS}
     measure = yardstick(options.policy.detector)
     score = np.zeros(len(rows)) if measure is None else measure(baseline.z, baseline)[rows]
     broken = baseline.broken(baseline.z, options.policy.fault_threshold)[rows]
@@ -306,9 +306,7 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
                 **{name: table[name] for name in ("sample_id", "uri", "source")},
                 "of_reference": pa.repeat(pa.scalar(True), n),
                 "score": pa.array(score, pa.float64()),
-                "level": pa.array(
-                    [LEVELS[i] for i in np.argmax([*z.values()], axis=0)], pa.string()
-                ),
+                "level": pa.array(strangest_level(z, baseline), pa.string()),
                 **{f"z_{level}": pa.array(z[level], pa.float32()) for level in LEVELS},
                 **{field.name: pa.nulls(n, field.type) for field in arrow.SCORES if field.nullable},
                 **told,

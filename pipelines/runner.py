@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.worker import sdk_worker
 
 from schemas import errors
 from schemas.errors import SettingsError
@@ -31,6 +32,8 @@ class Runner:
 
         Raises SettingsError for an unknown runner or option, and what a worker raised.
         """
+        # A worker prints the traceback that it logs and sends, too: a mistake takes one line.
+        vars(sdk_worker)["print"] = lambda *words, **options: None
         pipeline = beam.Pipeline(options=self._pipeline_options())
         build(pipeline)
         try:

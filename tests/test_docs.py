@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from detectors.baseline import fit_pool
+from detectors.pool import Pool
+from detectors.registry import DETECTORS
 from encoders.registry import available
 from encoders.sidecar import Sidecar
 from longtail import Workspace
 from longtail.cli import app
+from schemas.records import LEVELS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -52,6 +57,24 @@ def test_the_encoders_of_the_page_are_those_that_there_are() -> None:
             assert f"`{form}`" in page
     sidecar = page.partition("```yaml\n")[2].partition("```")[0]
     assert Sidecar.model_validate(yaml.safe_load(sidecar)).patches == 1
+
+
+def test_the_detectors_of_the_page_are_those_that_there_are() -> None:
+    page = (ROOT / "docs" / "detectors.md").read_text("utf-8")
+    rows = "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", rows)) == set(DETECTORS)
+    example: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], example)
+    rng = np.random.default_rng(0)
+    vectors = {level: rng.normal(size=(30, 4)).astype(np.float32) for level in LEVELS}
+    pool = Pool(
+        sample_ids=[str(i) for i in range(30)],
+        sources=[""] * 30,
+        embeddings=vectors,
+        quality={},
+        distances=np.ones((30, 3), np.float32),
+    )
+    assert example["from_the_median"](pool, fit_pool(pool)).shape == (30,)
 
 
 def results(name: str) -> dict[str, Any]:

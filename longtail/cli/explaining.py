@@ -71,9 +71,11 @@ def _lines(told: Explanation) -> Iterator[tuple[str, str]]:
     yield "image", told.uri
     yield "source", told.source or "(none)"
     p_value = "" if told.p_value is None else f", p-value {told.p_value:.2g}"
-    yield "score", f"{told.score:.4f}, place {told.position:,} of {told.samples:,}{p_value}"
+    of = f"{told.samples:,}{' of the reference' if told.of_reference else ''}"
+    yield "score", f"{told.score:.4f}, place {told.position:,} of {of}{p_value}"
     kind = (told.kind or "").replace("_", " ")
-    flag = "none" if told.rank is None else f"{kind}, rank {told.rank:,}"
+    none = "none, as a sample of the reference," if told.of_reference else "none"
+    flag = none if told.rank is None else f"{kind}, rank {told.rank:,}"
     yield "flag", f"{flag} in run {told.run_id}"
     if told.group is not None:
         medoid = told.group.medoid[:SAMPLE_ID_DIGITS]

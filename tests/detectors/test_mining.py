@@ -64,6 +64,10 @@ def test_near_copies_of_one_strange_image_are_found_whatever_their_number(n, siz
         level[:size] = unit(strange + 0.02 * rng.normal(size=(size, len(strange))))
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=size + 3)))
     assert set(findings.flagged[: size + 3]) >= set(range(size))
+    told = dict(zip(findings.flagged.tolist(), findings.reasons, strict=True))
+    assert size < 55 or all(
+        told[row][0].endswith("alone or with others like it") for row in range(size)
+    )
 
 
 def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
@@ -75,6 +79,20 @@ def test_flags_come_best_first_and_scores_count_robust_deviations(levels):
     assert findings.score[7] == findings.score.max() > 3.5
     assert (np.diff(findings.score[findings.flagged]) <= 0).all()
     assert abs(np.median(findings.score)) < 0.2
+
+
+def test_no_more_neighbours_are_told_than_there_are(levels):
+    low, mid, high = levels
+    pool = pool_of(low, mid, displaced(high, [7], 3), k=1000)
+    findings = mine(pool, Policy(budget=Budget(count=1), neighbours=1000))
+    assert any(reason.startswith("599 nearest images ") for reason in findings.reasons[0])
+
+
+def test_a_level_that_the_encoder_lacks_is_no_ones_strangest(levels):
+    absent, high = np.zeros((300, 1), np.float32), levels[2]
+    reference, pool = (pool_of(absent, absent, some) for some in (high[:300], high[300:]))
+    for baseline in (None, fit_reference(replace(reference, neighbours=None))):
+        assert set(mine(pool, Policy(), baseline).level) == {"high"}
 
 
 def test_a_capture_fault_stands_beside_the_budget(levels):

@@ -26,6 +26,14 @@ def test_parts_that_do_not_go_with_the_whole_are_told():
     assert [reasons.level_reasons(z, row) for row in (0, 1)] == [[told], []]
 
 
+def test_a_measure_of_groups_is_a_reason_where_it_decided():
+    z = {"apart": np.array([8.2, 6.9, 8.2]), "crowd": np.array([7.5, 6.9, 9.0])}
+    score = np.maximum(z["apart"], z["crowd"])
+    apart = "8.2σ from the bulk of the pool, alone or with others like it"
+    crowd = "its 2 nearest images 9.0σ farther away than theirs, alone or with others like it"
+    assert [reasons.group_reasons(z, score, row, 3) for row in range(3)] == [[apart], [], [crowd]]
+
+
 def test_isolation_is_a_reason_only_beyond_the_usual_range():
     isolation = np.r_[np.full(999, 0.2), 0.61]
     assert reasons.isolation_reasons(isolation, 0, 5) == []

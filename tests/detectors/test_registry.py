@@ -120,9 +120,9 @@ def test_the_strangest_spot_is_a_detector(ordinary):
     assert any(r.startswith("spot at 25% across, 50% down is 0.50") for r in findings.reasons[0])
     assert findings.notes == ["1 of 50 samples have no patch score"]
     nothing = replace(pool, patches=Patches(unknown, unknown, unknown))
-    assert mine(nothing, Policy(detector="patch")).score.tolist() == [0] * 50
-    with pytest.raises(UsageError, match="'patch' needs patch scores"):
-        mine(ordinary(50), Policy(detector="patch"))
+    for without in (nothing, ordinary(50)):
+        with pytest.raises(UsageError, match="'patch' needs patch scores"):
+            mine(without, Policy(detector="patch"))
 
 
 def test_the_default_score_hears_the_strangest_spot_where_it_is_known(ordinary):
@@ -173,6 +173,41 @@ def test_a_users_function_is_found_by_its_module(ordinary, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = = 1", r"cannot be imported: SyntaxError: invalid syntax \(.*line 1\)$"),
+        ("raise RuntimeError('first\\nsecond')", "cannot be imported: RuntimeError: first second$"),
+        (
+            "import no_such_library",
+            "cannot be imported: ModuleNotFoundError: .* 'no_such_library'$",
+        ),
+        ("", "cannot be imported: AttributeError: .* no attribute 'f'$"),
+        ("def f(pool): pass", r"failed: TypeError: f\(\) takes 1 positional"),
+        ("def f(pool, baseline): raise KeyError('mine')", "failed: KeyError: 'mine'$"),
+        (
+            "def f(pool, baseline): return ['a'] * len(pool)",
+            "gives no numbers: ValueError: .* 'a'$",
+        ),
+        ("def f(pool, baseline): return [1.0]", "must give 6 finite scores, not "),
+    ],
+)
+def test_a_mistake_in_a_users_module_names_the_detector(
+    content, message, ordinary, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_module", raising=False)
+    (tmp_path / "their_module.py").write_text(content)
+    pool = ordinary(6)
+    with pytest.raises(UsageError, match=f"^detector 'module:their_module:f' {message}"):
+        registry.detector("module:their_module:f")(pool, fit_pool(pool))
+
+
+def test_a_module_that_is_not_found_hints_at_the_path():
+    with pytest.raises(UsageError, match=r"named 'no_such'; put the folder .* on PYTHONPATH"):
+        registry.detector("module:no_such.module:f")
+
+
+@pytest.mark.parametrize(
     "name", ["iforest", "", "module:", "module:no_such_module:f", "pyod:NoSuch", "knn:5"]
 )
 def test_another_name_is_an_error_that_shows_it(name):
@@ -209,10 +244,15 @@ def test_pyod_detectors_give_the_same_scores_every_time(ordinary):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("pyod:LSCP", "cannot be used"), ("pyod:", "names no class")]
+    ("name", "message"),
+    [
+        ("pyod:LSCP", "cannot be used"),
+        ("pyod:", "names no class"),
+        ("pyod:iforest", "has no class 'iforest'; did you mean 'pyod:IForest'"),
+    ],
 )
 def test_a_pyod_detector_that_does_not_work_says_so(name, message, ordinary):
-    with pytest.raises(UsageError, match=f"'{name}' {message}"):
+    with pytest.raises(UsageError, match=f"'{name}'.* {message}"):
         mine(ordinary(50), Policy(Budget(count=3), detector=name))
 
 

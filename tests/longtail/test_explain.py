@@ -17,7 +17,7 @@ from schemas.errors import NotFoundError
 FIELDS = {
     *("sample_id", "uri", "source", "run_id", "samples", "position", "score", "p_value"),
     *("kind", "rank", "level", "z", "quality", "reasons", "group", "nearest", "confirmed"),
-    "verdicts",
+    *("verdicts", "of_reference"),
 }
 
 
@@ -79,17 +79,21 @@ def test_neighbours_are_normal_ones_and_confirmed_ones(
     assert [near.sample_id for near in told.nearest] == normal[1:4]
 
 
-def test_an_unflagged_sample_has_the_reasons_of_a_flag(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("neighbours", "there"), [(3, 3), (1000, 239)])
+def test_an_unflagged_sample_has_the_reasons_of_a_flag(
+    tmp_path: Path, neighbours: int, there: int
+) -> None:
     rng = np.random.default_rng(0)
     for i in range(240):  # two kinds of texture, one of each kind with the other's light, one alone
         pixels = rng.integers(90, 200, (16, 16, 3)) // (1 + i % 2) // (1 + (i in (3, 239)))
         pixels[: 16 * (i == 239)] = (0, 255, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.png")
-    workspace = Workspace.create(tmp_path / "w", overrides={"mining": {"budget": 200}})
+    mining = {"budget": 200, "neighbours": neighbours}
+    workspace = Workspace.create(tmp_path / "w", overrides={"mining": mining})
     workspace.run([f"{tmp_path}/*.png"])
     flags = workspace.flags()
     workspace.verdict([flag.sample_id for flag in flags], "normal")
-    Workspace(workspace.root, {"mining": {"budget": 1}}).mine()
+    Workspace(workspace.root, {"mining": {**mining, "budget": 1}}).mine()
 
     told = {flag.sample_id: workspace.explain(flag.sample_id) for flag in flags}
 
@@ -100,7 +104,7 @@ def test_an_unflagged_sample_has_the_reasons_of_a_flag(tmp_path: Path) -> None:
         assert why == [one for one in flag.reasons if not one.startswith("score ")]
     said = " ".join(reason for flag in flags for reason in flag.reasons)
     for reason in (
-        "3 nearest images ",
+        f"{there} nearest images ",
         "may be a capture fault",
         "out for its kind",
         "darker than",

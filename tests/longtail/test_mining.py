@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +27,27 @@ def test_another_detector_ranks_otherwise(workspace: Workspace) -> None:
     after = workspace.flags(kind="outlier")
     assert len(after) == len(before) == 10
     assert [flag.sample_id for flag in after] != [flag.sample_id for flag in before]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--budget", "0"), "budget '0' is neither a count like 200 nor a share like 2%"),
+        (("--budget", "0%"), "budget '0%' is neither a count like 200 nor a share like 2%"),
+        (
+            ("--set", "mining.detector=patch"),
+            "mining.detector is 'patch': it needs 'patches: true'",
+        ),
+    ],
+)
+def test_what_mining_refuses_is_told_before_anything_is_ingested(
+    longtail, empty: Workspace, photographs: Path, flags: tuple[str, ...], message: str
+) -> None:
+    told = longtail("run", "-w", empty.root, photographs, *flags)
+    assert told.code == 2
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert not empty.catalog.samples.files()
 
 
 @pytest.mark.parametrize("reference", ["", "source:line-3"])
@@ -137,3 +161,20 @@ def test_the_doubt_of_ones_own_model_ranks(
     assert told.code == 2
     assert "needs a number 'uncertainty' (detector 'uncertainty') or the class" in told.err
     assert told.err.count("\n") == 1
+
+
+def test_a_mistake_in_ones_own_detector_takes_one_line(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.py").write_text("def f(pool, baseline): return [1.0]")
+    command = (sys.executable, "-m", "longtail", "mine")
+    told = subprocess.run(
+        [*command, "-w", workspace.root, "--set", "mining.detector=module:theirs:f"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "'module:theirs:f' must give 90 finite scores" in told.stderr
+    assert "Traceback" not in told.stderr

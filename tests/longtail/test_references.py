@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,18 @@ def test_verdicts_on_the_reference_teach_what_to_suggest(root: Path) -> None:
     suggested = workspace.suggest(90)
     assert {one.why for one in suggested} == {"uncertain"}
     assert {one.sample_id for one in suggested} == set(others[10:])
+
+
+def test_a_sample_of_the_reference_is_explained_as_one(longtail, root: Path) -> None:
+    workspace = opened(root, reference="source:line-3")
+    workspace.mine()
+    sample_id, new = (min(of_source(workspace, source)) for source in ("line-3", "line-4"))
+    told = longtail("explain", "-w", root, sample_id).out
+    assert re.search(r"^score .* place \d+ of 60 of the reference$", told, re.M)
+    assert re.search(r"^flag +none, as a sample of the reference, in run ", told, re.M)
+    assert re.search(r"^why .*% of the reference$", told, re.M)
+    assert not workspace.explain(new).of_reference
+    assert "of the reference" not in longtail("explain", "-w", root, new).out
 
 
 def test_a_reference_of_all_there_is_leaves_nothing_to_flag(longtail, root: Path) -> None:

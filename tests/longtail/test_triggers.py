@@ -13,6 +13,7 @@ from PIL import Image
 from index.search import Snapshot
 from longtail import Workspace, triggers
 from schemas.errors import EncoderError
+from schemas.records import VerdictLabel
 
 
 @pytest.fixture
@@ -83,6 +84,36 @@ def test_verdicts_on_matches_teach(workspace: Workspace, example: str) -> None:
     assert before[-1] not in after
     workspace.verdict(before[-1:], "edge_case")
     assert set(before) <= {match.sample_id for match in workspace.triggers.matches("wide")}
+
+
+@pytest.mark.parametrize("label", ["normal", "junk"])
+def test_what_a_verdict_rejects_is_no_match(
+    workspace: Workspace, example: str, label: VerdictLabel
+) -> None:
+    near = workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
+    workspace.triggers.add("before", [near[0], near[5]])
+    *_, rejected = [match.sample_id for match in workspace.triggers.matches("before")]
+    workspace.verdict([rejected], label)
+    workspace.triggers.add("after", [near[0], near[5]])
+    for name in ("before", "after"):
+        assert rejected not in {match.sample_id for match in workspace.triggers.matches(name)}
+    workspace.mine()
+    assert all(
+        query.matched and rejected not in query.matched for query in workspace.triggers.all()
+    )
+
+
+def test_a_verdict_on_what_no_run_told_of_teaches_too(workspace: Workspace, example: str) -> None:
+    near = workspace.query(sample_id=example, k=6)["sample_id"].to_pylist()
+    workspace.triggers.add("wide", [near[0], near[5]])
+    before = [match.sample_id for match in workspace.triggers.matches("wide")]
+    workspace.verdict(before[-1:], "edge_case")
+    workspace.triggers.add("taught", [near[0], near[5], before[-1]])
+    taught, told = (
+        {match.sample_id for match in workspace.triggers.matches(name)}
+        for name in ("taught", "wide")
+    )
+    assert told == {*taught, before[-1]} != set(before)
 
 
 def test_examples_may_be_given_together_or_one_by_one(
