@@ -361,8 +361,10 @@ def test_each_example_by_itself_is_answered_as_if_asked_alone(
     assert longtail(*ask).out.split()[:3] == ["query", "rank", "sample"]
     refused = longtail(*ask, "--unlike", some[0])
     assert (refused.code, "leave out --text" in refused.err) == (2, True)
-    (tmp_path / "two.npy").write_text("1 2 3")
-    assert "no .npy file of numbers" in longtail(*ask).err
+    for content in ("1 2 3", "", "PK\x03\x04"):
+        (tmp_path / "two.npy").write_text(content)
+        refused = longtail(*ask)
+        assert (refused.code, "no .npy file of numbers" in refused.err) == (2, True)
     (tmp_path / "two.npy").unlink()
     assert "cannot be read: No such file" in longtail(*ask).err
 
