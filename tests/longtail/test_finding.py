@@ -52,8 +52,11 @@ def test_filters_keep_what_they_say(workspace: Workspace, some: list[str]) -> No
 
 
 def test_wrong_filters_are_named(workspace: Workspace, some: list[str]) -> None:
-    with pytest.raises(UsageError, match="'loudness>3' is no comparison"):
-        workspace.query(sample_id=some[0], where=Filter(quality=("loudness>3",)))
+    for wrong in ("loudness>3", "sharpness<1e", "sharpness<--", "sharpness<."):
+        with pytest.raises(UsageError, match=f"'{wrong}' is no comparison"):
+            workspace.query(sample_id=some[0], where=Filter(quality=(wrong,)))
+    for right in ("sharpness<1e9", "sharpness < +999999.", "sharpness>=-.5E-3"):
+        assert len(workspace.query(sample_id=some[0], where=Filter(quality=(right,))))
     with pytest.raises(NotFoundError, match="no dataset 'none'"):
         workspace.query(sample_id=some[0], where=Filter(dataset="none"))
 
