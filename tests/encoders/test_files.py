@@ -298,6 +298,16 @@ def test_a_wrong_yaml_is_explained(
         describe(spec)
 
 
+@pytest.mark.parametrize("save", [save_torchscript, save_onnx])
+def test_a_yaml_that_is_not_utf_8_is_named(
+    save: Save, small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = save(small_model, tmp_path)
+    (tmp_path / "model.yaml").write_bytes(SIDECAR.encode() + "# Größe\n".encode("latin-1"))
+    with pytest.raises(EncoderError, match=r"^[^\n]*model\.yaml is not UTF-8[^\n]*$"):
+        describe(spec)
+
+
 @pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
 def test_a_level_that_the_model_lacks_is_an_error(
     save: Save, small_model: nn.Module, tmp_path: Path
