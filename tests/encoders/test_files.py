@@ -308,12 +308,20 @@ def test_a_yaml_that_is_not_utf_8_is_named(
         describe(spec)
 
 
-@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
+@pytest.mark.parametrize("output", ["3", "whole_one"])
+@pytest.mark.parametrize(
+    ("save", "complaint"),
+    [
+        (save_torchscript, r"no tensor '?{}'?, which its YAML names; its outputs are \[0, 1, 2\]"),
+        (save_exported, r"no tensor '?{}'?, which its YAML names; its outputs are \[0, 1, 2\]"),
+        (save_onnx, r"outputs \['texture', 'parts', 'whole'\]; it must .* that its YAML names"),
+    ],
+)
 def test_a_level_that_the_model_lacks_is_an_error(
-    save: Save, small_model: nn.Module, tmp_path: Path
+    save: Save, complaint: str, output: str, small_model: nn.Module, tmp_path: Path
 ) -> None:
-    spec = with_sidecar(save(small_model, tmp_path), SIDECAR.replace("high: 2", "high: 3"))
-    with pytest.raises(EncoderError, match="YAML"):
+    spec = with_sidecar(save(small_model, tmp_path), SIDECAR.replace("high: 2", f"high: {output}"))
+    with pytest.raises(EncoderError, match=complaint.format(output)):
         describe(spec)
 
 
@@ -431,3 +439,7 @@ def test_shapes_that_are_computed_are_plain(tmp_path: Path) -> None:
             SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{high: whole}"),
         )
     assert describe(spec, device="cpu").dimensions == {"high": 3}
+    for output in ("0", "hole"):
+        with_sidecar(spec, SIDECAR.replace("{low: 0, mid: 1, high: 2}", f"{{high: {output}}}"))
+        with pytest.raises(EncoderError, match=r"its outputs are \['whole', 'rest'\]$"):
+            describe(spec, device="cpu")
