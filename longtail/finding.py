@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import ArrayLike, NDArray
 
-from longtail.examples import WHOLE_ID, Examples
+from longtail.examples import WHOLE_ID, Examples, as_numbers
 from longtail.filters import Filter
 from longtail.jobs import Jobs
 from longtail.opened import Opened, open_index, open_level
@@ -193,8 +193,9 @@ def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:
         found.append(examples.of_samples(ids))
     if asked.text is not None:
         found.append(examples.of_text(asked.text))
-    if np.size(asked.vector):
-        found.append(examples.of_vectors(asked.vector))
+    vectors = as_numbers(asked.vector)
+    if vectors.size:
+        found.append(examples.of_vectors(vectors))
     if not found:
         raise UsageError("give an image file, a sample id, a vector or a text to query by")
     return found[0] if len(found) == 1 else np.concatenate(found)

@@ -334,11 +334,13 @@ def test_a_vector_of_any_length_asks_as_its_sample_does(
         (np.full((2, 320), np.nan), "vector 0 has length nan"),
         (np.full(320, 1e300), "vector 0 has length inf"),
         (["a"] * 320, "not of numbers alone"),
+        ([[1, 2], [3]], "not of numbers alone"),
     ],
 )
 def test_a_vector_that_is_none_is_told(workspace: Workspace, vector: object, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        workspace.query(vector=vector)  # type: ignore[arg-type]
+    for ask in (workspace.query, workspace.query_each):
+        with pytest.raises(UsageError, match=said):
+            ask(vector=vector)  # type: ignore[operator]
 
 
 def test_each_example_by_itself_is_answered_as_if_asked_alone(
