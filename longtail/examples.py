@@ -26,9 +26,12 @@ Vector = NDArray[np.float32]
 
 
 def as_numbers(vectors: ArrayLike) -> NDArray[np.float64]:
-    """What a person gives as vectors. Raises UsageError for what is no array of numbers."""
+    """What a person gives as vectors. Raises UsageError for what is no array of real numbers."""
     try:
-        return np.asarray(vectors, dtype=np.float64)
+        given = np.asarray(vectors)
+        if given.dtype.kind == "c":  # whose imaginary part a cast drops
+            raise UsageError(f"the vector is of {given.dtype} numbers; give real ones")
+        return given.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the vector is not of numbers alone: {error}") from None
 

@@ -335,6 +335,7 @@ def test_a_vector_of_any_length_asks_as_its_sample_does(
         (np.full(320, 1e300), "vector 0 has length inf"),
         (["a"] * 320, "not of numbers alone"),
         ([[1, 2], [3]], "not of numbers alone"),
+        (np.full(320, 1 + 1j), "of complex128 numbers; give real ones"),
     ],
 )
 def test_a_vector_that_is_none_is_told(workspace: Workspace, vector: object, said: str) -> None:
