@@ -126,7 +126,12 @@ def _ids(table: Table, where: ds.Expression | None) -> Iterator[pa.StringArray]:
 
 
 def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError:
+        raise UsageError(
+            f"the time {time} is not in the years 1 to 9999 of UTC; give another, or leave it out"
+        ) from None
 
 
 def _parse(comparison: str) -> ds.Expression:

@@ -6,7 +6,7 @@ import base64
 import io
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from longtail import Workspace
 from longtail.filters import Filter
 from schemas.arrow import matrix
 from schemas.errors import NotFoundError, UsageError
+
+EARLIEST = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+LATEST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
 
 
 @pytest.fixture
@@ -57,6 +60,9 @@ def test_wrong_filters_are_named(workspace: Workspace, some: list[str]) -> None:
             workspace.query(sample_id=some[0], where=Filter(quality=(wrong,)))
     for right in ("sharpness<1e9", "sharpness < +999999.", "sharpness>=-.5E-3"):
         assert len(workspace.query(sample_id=some[0], where=Filter(quality=(right,))))
+    for name, time in (("since", EARLIEST), ("until", LATEST)):
+        with pytest.raises(UsageError, match=f"{time:%d}.* is not in the years 1 to 9999 of UTC"):
+            workspace.query(sample_id=some[0], where=Filter(**{name: time}))  # type: ignore[arg-type]
     with pytest.raises(NotFoundError, match="no dataset 'none'"):
         workspace.query(sample_id=some[0], where=Filter(dataset="none"))
 
