@@ -74,6 +74,9 @@ def test_examples_and_counterexamples(workspace: Workspace, some: list[str]) -> 
     unlike = workspace.query(sample_id=some[0], unlike=[some[1]], k=90)
     assert some[1] not in unlike["sample_id"].to_pylist()
     assert len(unlike) < 90
+    assert workspace.query(sample_id=some[0], unlike=some[1][:12], k=90) == unlike
+    file = Path(workspace.query(sample_id=some[1], k=1)["uri"][0].as_py())
+    assert workspace.query(sample_id=some[0], unlike=file, k=90) == unlike
     near = workspace.query(sample_id=some[0], k=90, within=float(both["distance"][40].as_py()))
     assert 0 < len(near) < 90
 
