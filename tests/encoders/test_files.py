@@ -241,6 +241,13 @@ def test_an_output_that_is_a_map_gives_patches(
         load_patches(with_sidecar(spec))
 
 
+def test_patches_are_not_for_onnx(small_model: nn.Module, tmp_path: Path) -> None:
+    spec = with_sidecar(save_onnx(small_model, tmp_path), SIDECAR + "patches: 9\n")
+    with pytest.raises(EncoderError, match="gives no patches, but its YAML says 'patches: 9'"):
+        load(spec, device="cpu")
+    assert describe(with_sidecar(spec)).dimensions["high"] == 12
+
+
 @pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
 def test_a_size_that_the_model_does_not_take_is_one_line(
     save: Save, small_model: nn.Module, tmp_path: Path
