@@ -42,7 +42,9 @@ def test_filters_keep_what_they_say(workspace: Workspace, some: list[str]) -> No
     assert found(flagged=False) == set(some) - flagged
     assert found(source="line-3") == set(some)
     assert found(source="elsewhere") == set()
-    assert found(until=datetime(1990, 1, 1, tzinfo=UTC)) == set()
+    for year in (1, 206, 1990):
+        assert found(until=datetime(year, 5, 26, tzinfo=UTC)) == set()
+        assert found(since=datetime(year, 5, 26, tzinfo=UTC)) == set(some)
     workspace.verdict(some[3:5], "edge_case")
     assert found(verdict="edge_case") == set(some[3:5])
     assert found(verdict="edge_case", flagged=False) == set(some[3:5]) - flagged
