@@ -45,10 +45,13 @@ class Chosen(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        given: Tensor | Sequence[Tensor] | Mapping[Output, Tensor] = self.model(x)
-        if isinstance(given, Tensor):
-            given = (given,)
+        given = self.given(x)
         return tuple(cast(Any, given)[output] for output in self.outputs)
+
+    def given(self, x: Tensor) -> Sequence[Tensor] | Mapping[Output, Tensor]:
+        """All outputs of the model."""
+        given: Tensor | Sequence[Tensor] | Mapping[Output, Tensor] = self.model(x)
+        return (given,) if isinstance(given, Tensor) else given
 
 
 Load = Callable[[Path], tuple[nn.Module, int | None]]
@@ -97,12 +100,22 @@ def _shapes(
     model = _choose(path, load, outputs)
     try:
         with torch.inference_mode():
-            given = model(torch.zeros(model.batch or 1, 3, size, size))
-        return [tuple(each.shape) for each in given]
+            given = model.given(torch.zeros(model.batch or 1, 3, size, size))
+        there = [*given] if isinstance(given, Mapping) else [*range(len(given))]
     except Exception as error:  # of the person's own model
         raise EncoderError(
             f"model {str(path)!r} does not fit its YAML (size {size}): {first_line(error)}"
         ) from error
+    shapes = []
+    for output in outputs:
+        try:
+            shapes.append(tuple(cast(Any, given)[output].shape))
+        except (LookupError, TypeError, AttributeError):
+            raise EncoderError(
+                f"model {str(path)!r} gives no tensor {output!r}, which its YAML names; "
+                f"its outputs are {there}"
+            ) from None
+    return shapes
 
 
 def _load_torchscript(path: Path) -> tuple[nn.Module, None]:

@@ -36,6 +36,9 @@ logging.disable_progress_bar()
 _UNUSED = re.compile(r"pooler\.")
 """Tensors that a checkpoint may lack: a head over the CLS token, which no level passes."""
 
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""What may be a name on the hub; anything else is a path."""
+
 
 def find(target: str, *, trust_remote_code: bool = False) -> Network:
     """ORG/NAME on the hub, or a folder that `save_pretrained` wrote.
@@ -260,6 +263,8 @@ def _file(target: str, name: str) -> Path | None:
 
 def _config(target: str) -> Path:
     """What all models have: looked for first, as each file waits for a hub that does not answer."""
+    if not Path(target).is_dir() and not _REPOSITORY.fullmatch(target):
+        raise EncoderError("there is no such folder; give hf: one with a model, or ORG/NAME")
     found = _file(target, "config.json")
     if found is None:
         where = "it has" if Path(target).is_dir() else "the hub cannot be reached, or has"

@@ -36,6 +36,11 @@ def describe(target: str, device: str) -> EncoderInfo:
             "run: pip install onnxruntime-gpu, or set 'device: cpu'"
         )
     path, sidecar = find_model(target)
+    if sidecar.patches is not None:
+        raise EncoderError(
+            f"model 'onnx:{path}' gives no patches, but its YAML says 'patches: "
+            f"{sidecar.patches}'; leave that out, or give a torchscript: or export: model"
+        )
     sha256 = sha256_of_files([path, *_external_data(path)], sidecar.choice)
     lengths, precision = _lengths(path, sidecar.preprocess, tuple(sidecar.outputs), sha256)
     return EncoderInfo(

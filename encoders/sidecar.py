@@ -71,7 +71,9 @@ def find_model(target: str) -> tuple[Path, Sidecar]:
     if not path.is_file():
         raise EncoderError(f"model {target!r} needs {path.name} beside it, such as:\n{EXAMPLE}")
     try:
-        sidecar = Sidecar.model_validate(yaml.safe_load(path.read_text()))
+        sidecar = Sidecar.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except UnicodeDecodeError as error:
+        raise EncoderError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise EncoderError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:

@@ -25,6 +25,17 @@ Vector = NDArray[np.float32]
 """(1, d) float32 of unit norm."""
 
 
+def as_numbers(vectors: ArrayLike) -> NDArray[np.float64]:
+    """What a person gives as vectors. Raises UsageError for what is no array of real numbers."""
+    try:
+        given = np.asarray(vectors)
+        if given.dtype.kind == "c":  # whose imaginary part a cast drops
+            raise UsageError(f"the vector is of {given.dtype} numbers; give real ones")
+        return given.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the vector is not of numbers alone: {error}") from None
+
+
 @dataclass(frozen=True)
 class Examples:
     """Examples for a search among the vectors of a level, embedded as those were.
@@ -56,10 +67,7 @@ class Examples:
 
         Raises UsageError for another length, for what is no number or not finite, and for zeros.
         """
-        try:
-            given = np.asarray(vectors, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"the vector is not of numbers alone: {error}") from None
+        given = as_numbers(vectors)
         dimension = self.searched.dimension
         given = given[None] if given.ndim == 1 else given
         if given.ndim != 2 or given.shape[1] != dimension:

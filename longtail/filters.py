@@ -24,6 +24,8 @@ _COMPARE: dict[str, Callable[[ds.Expression, float], ds.Expression]] = {
     ">=": lambda field, value: field >= value,
 }
 
+_COMPARISON = re.compile(r"(\w+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -124,11 +126,16 @@ def _ids(table: Table, where: ds.Expression | None) -> Iterator[pa.StringArray]:
 
 
 def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError:
+        raise UsageError(
+            f"the time {time} is not in the years 1 to 9999 of UTC; give another, or leave it out"
+        ) from None
 
 
 def _parse(comparison: str) -> ds.Expression:
-    parts = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)", comparison.strip())
+    parts = _COMPARISON.fullmatch(comparison.strip())
     if parts is None or parts[1] not in QUALITY_STATISTICS:
         raise UsageError(
             f"'{comparison}' is no comparison of a quality; write one such as 'sharpness<0.01', of "

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import ArrayLike, NDArray
 
-from longtail.examples import WHOLE_ID, Examples
+from longtail.examples import WHOLE_ID, Examples, as_numbers
 from longtail.filters import Filter
 from longtail.jobs import Jobs
 from longtail.opened import Opened, open_index, open_level
@@ -44,7 +44,7 @@ class Question:
     sample_id: str | Sequence[str]
     vector: ArrayLike
     text: str | None = None
-    unlike: Sequence[str | Path] = ()
+    unlike: str | Path | Sequence[str | Path] = ()
     k: int
     within: float
     where: Filter
@@ -75,7 +75,7 @@ class Finder:
         examples = Examples(opened.searched, asked.level, self.jobs, self.resolve_all)
         negatives = [
             examples.of_file(Path(one)) if Path(one).exists() else examples.of_samples([str(one)])
-            for one in asked.unlike
+            for one in _several(asked.unlike)
         ]
         rows, distances = query(
             opened.searched,
@@ -187,18 +187,22 @@ def _started_by(samples: Table, prefix: str, what: str) -> str:
 
 def _positives(asked: Question, examples: Examples) -> NDArray[np.float32]:
     """The examples (p, d), p > 0: files, then samples, words and vectors."""
-    files = [asked.image] if isinstance(asked.image, str | Path) else asked.image
     ids = [asked.sample_id] if isinstance(asked.sample_id, str) else asked.sample_id
-    found = [examples.of_file(Path(file)) for file in files]
+    found = [examples.of_file(Path(file)) for file in _several(asked.image)]
     if len(ids):
         found.append(examples.of_samples(ids))
     if asked.text is not None:
         found.append(examples.of_text(asked.text))
-    if np.size(asked.vector):
-        found.append(examples.of_vectors(asked.vector))
+    vectors = as_numbers(asked.vector)
+    if vectors.size:
+        found.append(examples.of_vectors(vectors))
     if not found:
         raise UsageError("give an image file, a sample id, a vector or a text to query by")
     return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _several(given: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [given] if isinstance(given, str | Path) else given
 
 
 def _check_distance(name: str, distance: float) -> None:

@@ -141,7 +141,8 @@ def start(catalog: Catalog, **details: Any) -> Iterator[Run]:
 def id_at(time: datetime) -> str:
     """The id of a run that starts at a time (with a time zone); ids sort by time."""
     time = time.astimezone(UTC)
-    return f"{time:{_STAMP}}-{time.microsecond:06x}"
+    stamp = f"{time:{_STAMP}}".zfill(16)  # strftime leaves out the zeros of the year 206
+    return f"{stamp}-{time.microsecond:06x}"
 
 
 def started_at(run_id: str) -> datetime:

@@ -214,7 +214,7 @@ class Workspace:
         sample_id: str | Sequence[str] = (),
         text: str | None = None,
         vector: ArrayLike = (),
-        unlike: Sequence[str | Path] = (),
+        unlike: str | Path | Sequence[str | Path] = (),
         k: int = 12,
         within: float = 2.0,
         where: Filter = ANY,
@@ -225,13 +225,14 @@ class Workspace:
 
         image, sample_id: one example or several, files and samples together. text: an example in
         words, for an encoder that embeds text. vector: one (d,) or several (p, d) as the encoder
-        gives them, of any length. unlike: files or sample ids of what is not meant; samples nearer
-        to these are left out. within: largest distance, in [0, 2]. where: what an answer must be.
-        apart: of samples within this distance of each other only the best. level: `low`, alike in
-        texture and exposure, `mid`, in parts, or `high`, as whole objects; only that is indexed,
-        and the others compare all samples. Raises NotFoundError for an unknown sample or file,
-        UsageError for a file that is no image, a vector of another length, a number out of range
-        or no example, EncoderError for a text where the encoder embeds images only.
+        gives them, of any length. unlike: files or sample ids, one or several, of what is not
+        meant; samples nearer to these are left out. within: largest distance, in [0, 2]. where:
+        what an answer must be. apart: of samples within this distance of each other only the best.
+        level: `low`, alike in texture and exposure, `mid`, in parts, or `high`, as whole objects;
+        only that is indexed, and the others compare all samples. Raises NotFoundError for an
+        unknown sample or file, UsageError for a file that is no image, a vector of another length,
+        a number out of range or no example, EncoderError for a text where the encoder embeds
+        images only.
         """
         return self._finder.query(
             Question(

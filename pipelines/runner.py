@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +38,9 @@ class Runner:
         pipeline = beam.Pipeline(options=self._pipeline_options())
         build(pipeline)
         try:
-            result = pipeline.run()
-            result.wait_until_finish()
+            with _tracebacks_in_the_log():
+                result = pipeline.run()
+                result.wait_until_finish()
         except RuntimeError as error:
             raise _raised(error) from error
         counters: dict[str, int] = {}
@@ -75,6 +77,17 @@ class Runner:
         except (ValueError, ImportError, AttributeError) as error:
             raise SettingsError(f"runner is {self.name!r}: {error}") from None
         return pipeline_options
+
+
+@contextmanager
+def _tracebacks_in_the_log() -> Iterator[None]:
+    """Beam logs what a worker raised, which a run keeps, and also prints it: pages on stderr."""
+    names = vars(sdk_worker)
+    names["print"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        names.pop("print", None)  # another thread's run may have ended too
 
 
 def _raised(error: RuntimeError) -> Exception:

@@ -136,7 +136,11 @@ def forget(
     workspace: WorkspaceOption = None,
     ids: Annotated[
         typer.FileText | None,
-        typer.Option(help="A file of sample ids, one a line; '-' reads stdin.", show_default=False),
+        typer.Option(
+            help="A file of sample ids, one a line; '-' reads stdin.",
+            show_default=False,
+            encoding="utf-8",
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="All samples seen from this source.", show_default=False)
@@ -154,7 +158,12 @@ def forget(
 
     Example: longtail forget -w my-workspace 3f2a9c01b7de
     """
-    named = [*(sample_ids or ()), *filter(None, map(str.strip, ids or ()))]
+    try:
+        named = [*(sample_ids or ()), *filter(None, map(str.strip, ids or ()))]
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--ids: {ids and ids.name} is not UTF-8 ({error.reason}); give sample ids, one a line"
+        ) from None
     if not (named or source or before):
         raise UsageError("what shall be forgotten? give sample ids, --ids, --source or --before")
     gone = open_workspace(workspace).forget(named, source=source, before=before, undo=undo)

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
@@ -170,10 +171,11 @@ def _vectors(file: Path) -> NDArray[Any]:
     import numpy as np
 
     try:
-        vectors: NDArray[Any] = np.load(file, allow_pickle=False)
+        with file.open("rb") as stream:
+            vectors: NDArray[Any] = np.load(stream, allow_pickle=False)
     except OSError as error:
         raise NotFoundError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise UsageError(f"{file} is no .npy file of numbers: {error}") from None
     return vectors
 

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from encoders.base import Encoder
-from encoders.registry import describe, load
+from encoders.registry import describe, load, load_patches
 from schemas.errors import EncoderError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
 MINE = (
     PAGE.partition("```python\n")[2].partition("```")[0]
     + """
+from dataclasses import replace
+
 
 class Counted(MeanColour):
     made = 0
@@ -29,8 +31,33 @@ def broken():
     return {}["weights"]
 
 
+class Wrong(MeanColour):
+    gives = None
+
+    def encode(self, pixels):
+        return self.gives(super().encode(pixels))
+
+    def encode_patches(self, pixels):
+        return super().encode(pixels)["high"]
+
+
+def wrong(gives):
+    encoder = Wrong()
+    encoder.gives = gives
+    return encoder
+
+
 ready = MeanColour()
 number = 7
+a_row_less = wrong(lambda given: given | {"high": given["high"][:-1]})
+a_list = wrong(lambda given: list(given.values()))
+nothing = wrong(lambda given: None)
+no_low = wrong(lambda given: {"high": given["high"]})
+lists = wrong(lambda given: {level: vectors.tolist() for level, vectors in given.items()})
+texts = wrong(lambda given: given | {"high": given["high"].astype(str)})
+raises = wrong(lambda given: given["weights\\nhere"])
+flat = wrong(lambda given: given)
+flat.info = replace(flat.info, dimensions={"low": 3})
 """
 )
 
@@ -78,8 +105,34 @@ def test_it_is_made_once() -> None:
         ("my_encoders.broken", "cannot be made: 'weights'"),
         ("not_python.Encoder", "cannot be made: expected ':'"),
         ("my_encoders.number", "must have `info`"),
+        ("my_encoders.flat", r"dimensions \{'low': 3\} in its `info`; 'high' must be one"),
     ],
 )
 def test_what_is_no_encoder_is_explained(target: str, complaint: str) -> None:
     with pytest.raises(EncoderError, match=complaint):
         load(f"module:{target}")
+
+
+WANTED = r"; by its `info` that must be \{'low': \(2, 3\), 'high': \(2, 12\)\}, arrays of floats$"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "complaint"),
+    [
+        ("a_row_less", r"gave \{'low': \(2, 3\), 'high': \(1, 12\)\} in encode" + WANTED),
+        ("a_list", "gave list in encode" + WANTED),
+        ("nothing", "gave NoneType in encode" + WANTED),
+        ("no_low", r"gave \{'high': \(2, 12\)\} in encode" + WANTED),
+        ("lists", r"gave \{'low': 'list', 'high': 'list'\} in encode" + WANTED),
+        ("texts", r"gave \{'low': \(2, 3\), 'high': '<U\d+ \(2, 12\)'\} in encode" + WANTED),
+        ("raises", r"failed in encode, on 2 images: KeyError: [^\n]*weights[^\n]*$"),
+    ],
+)
+def test_a_wrong_answer_names_the_encoder_and_what_it_should_be(
+    attribute: str, complaint: str
+) -> None:
+    spec = f"module:my_encoders.{attribute}"
+    with pytest.raises(EncoderError, match=f"^encoder '{spec}' {complaint}"):
+        load(spec).encode(np.zeros((2, 64, 64, 3), np.uint8))
+    with pytest.raises(EncoderError, match=r"gave \(2, 12\) in .* must be \(2, h, w, d\)"):
+        load_patches(spec).encode_patches(np.zeros((2, 64, 64, 3), np.uint8))

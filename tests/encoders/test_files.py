@@ -241,6 +241,13 @@ def test_an_output_that_is_a_map_gives_patches(
         load_patches(with_sidecar(spec))
 
 
+def test_patches_are_not_for_onnx(small_model: nn.Module, tmp_path: Path) -> None:
+    spec = with_sidecar(save_onnx(small_model, tmp_path), SIDECAR + "patches: 9\n")
+    with pytest.raises(EncoderError, match="gives no patches, but its YAML says 'patches: 9'"):
+        load(spec, device="cpu")
+    assert describe(with_sidecar(spec)).dimensions["high"] == 12
+
+
 @pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
 def test_a_size_that_the_model_does_not_take_is_one_line(
     save: Save, small_model: nn.Module, tmp_path: Path
@@ -298,12 +305,30 @@ def test_a_wrong_yaml_is_explained(
         describe(spec)
 
 
-@pytest.mark.parametrize("save", [save_torchscript, save_exported, save_onnx])
-def test_a_level_that_the_model_lacks_is_an_error(
+@pytest.mark.parametrize("save", [save_torchscript, save_onnx])
+def test_a_yaml_that_is_not_utf_8_is_named(
     save: Save, small_model: nn.Module, tmp_path: Path
 ) -> None:
-    spec = with_sidecar(save(small_model, tmp_path), SIDECAR.replace("high: 2", "high: 3"))
-    with pytest.raises(EncoderError, match="YAML"):
+    spec = save(small_model, tmp_path)
+    (tmp_path / "model.yaml").write_bytes(SIDECAR.encode() + "# Größe\n".encode("latin-1"))
+    with pytest.raises(EncoderError, match=r"^[^\n]*model\.yaml is not UTF-8[^\n]*$"):
+        describe(spec)
+
+
+@pytest.mark.parametrize("output", ["3", "whole_one"])
+@pytest.mark.parametrize(
+    ("save", "complaint"),
+    [
+        (save_torchscript, r"no tensor '?{}'?, which its YAML names; its outputs are \[0, 1, 2\]"),
+        (save_exported, r"no tensor '?{}'?, which its YAML names; its outputs are \[0, 1, 2\]"),
+        (save_onnx, r"outputs \['texture', 'parts', 'whole'\]; it must .* that its YAML names"),
+    ],
+)
+def test_a_level_that_the_model_lacks_is_an_error(
+    save: Save, complaint: str, output: str, small_model: nn.Module, tmp_path: Path
+) -> None:
+    spec = with_sidecar(save(small_model, tmp_path), SIDECAR.replace("high: 2", f"high: {output}"))
+    with pytest.raises(EncoderError, match=complaint.format(output)):
         describe(spec)
 
 
@@ -421,3 +446,7 @@ def test_shapes_that_are_computed_are_plain(tmp_path: Path) -> None:
             SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{high: whole}"),
         )
     assert describe(spec, device="cpu").dimensions == {"high": 3}
+    for output in ("0", "hole"):
+        with_sidecar(spec, SIDECAR.replace("{low: 0, mid: 1, high: 2}", f"{{high: {output}}}"))
+        with pytest.raises(EncoderError, match=r"its outputs are \['whole', 'rest'\]$"):
+            describe(spec, device="cpu")

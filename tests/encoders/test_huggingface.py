@@ -361,6 +361,14 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
         describe(f"hf:{tmp_path}")
 
 
+@pytest.mark.parametrize("path", ["/no/such", "./models", "a/b/c", "~/models", "/etc/hostname"])
+def test_a_folder_that_is_not_there_is_told(path: str) -> None:
+    with pytest.raises(
+        EncoderError, match=f"^model 'hf:{path}' cannot be used: there is no such folder; give hf:"
+    ):
+        describe(f"hf:{path}")
+
+
 def test_a_hub_that_cannot_be_reached_is_told_after_one_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -136,6 +136,21 @@ class elsewhere(fp32):
 """
 
 
+FAILING = """\
+from two_precisions import fp32
+
+
+class listing(fp32):
+    def encode(self, pixels):
+        return list(super().encode(pixels).values())
+
+
+class raising(fp32):
+    def encode(self, pixels):
+        return super().encode(pixels)["weights"]
+"""
+
+
 @pytest.fixture
 def gathering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module of encoders: `batched` wants 8 images at once, `elsewhere` differs."""
@@ -175,6 +190,27 @@ def test_a_worker_with_another_encoder_is_refused_with_both_named(
     assert "[while" not in str(refused.value)
     assert workspace.jobs.encoder.id in str(refused.value)
     assert workspace.catalog.samples.read().num_rows == 0
+
+
+def test_an_encoder_that_fails_is_one_line(
+    empty: Workspace,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    longtail,
+) -> None:
+    (tmp_path / "two_precisions.py").write_text(TWO_PRECISIONS)
+    (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, said in (("listing", "gave list in encode"), ("raising", "KeyError: 'weights'")):
+        encoder = f"encoder=module:failing.{name}"
+        told = longtail("ingest", "-w", empty.root, photographs, "--set", encoder)
+        assert told.code == 2
+        assert told.err.startswith(f"longtail: encoder 'module:failing.{name}' ")
+        assert said in told.err
+        assert told.err.count("\n") == 1
+    logs = [log.read_text() for log in empty.root.glob("runs/*/log.jsonl")]
+    assert any("Traceback" in log and "weights" in log for log in logs)
 
 
 def test_an_encoder_of_one_level_is_mined(

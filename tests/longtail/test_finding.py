@@ -6,7 +6,7 @@ import base64
 import io
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from longtail import Workspace
 from longtail.filters import Filter
 from schemas.arrow import matrix
 from schemas.errors import NotFoundError, UsageError
+
+EARLIEST = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+LATEST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
 
 
 @pytest.fixture
@@ -39,7 +42,9 @@ def test_filters_keep_what_they_say(workspace: Workspace, some: list[str]) -> No
     assert found(flagged=False) == set(some) - flagged
     assert found(source="line-3") == set(some)
     assert found(source="elsewhere") == set()
-    assert found(until=datetime(1990, 1, 1, tzinfo=UTC)) == set()
+    for year in (1, 206, 1990):
+        assert found(until=datetime(year, 5, 26, tzinfo=UTC)) == set()
+        assert found(since=datetime(year, 5, 26, tzinfo=UTC)) == set(some)
     workspace.verdict(some[3:5], "edge_case")
     assert found(verdict="edge_case") == set(some[3:5])
     assert found(verdict="edge_case", flagged=False) == set(some[3:5]) - flagged
@@ -52,8 +57,14 @@ def test_filters_keep_what_they_say(workspace: Workspace, some: list[str]) -> No
 
 
 def test_wrong_filters_are_named(workspace: Workspace, some: list[str]) -> None:
-    with pytest.raises(UsageError, match="'loudness>3' is no comparison"):
-        workspace.query(sample_id=some[0], where=Filter(quality=("loudness>3",)))
+    for wrong in ("loudness>3", "sharpness<1e", "sharpness<--", "sharpness<."):
+        with pytest.raises(UsageError, match=f"'{wrong}' is no comparison"):
+            workspace.query(sample_id=some[0], where=Filter(quality=(wrong,)))
+    for right in ("sharpness<1e9", "sharpness < +999999.", "sharpness>=-.5E-3"):
+        assert len(workspace.query(sample_id=some[0], where=Filter(quality=(right,))))
+    for name, time in (("since", EARLIEST), ("until", LATEST)):
+        with pytest.raises(UsageError, match=f"{time:%d}.* is not in the years 1 to 9999 of UTC"):
+            workspace.query(sample_id=some[0], where=Filter(**{name: time}))  # type: ignore[arg-type]
     with pytest.raises(NotFoundError, match="no dataset 'none'"):
         workspace.query(sample_id=some[0], where=Filter(dataset="none"))
 
@@ -65,6 +76,9 @@ def test_examples_and_counterexamples(workspace: Workspace, some: list[str]) -> 
     unlike = workspace.query(sample_id=some[0], unlike=[some[1]], k=90)
     assert some[1] not in unlike["sample_id"].to_pylist()
     assert len(unlike) < 90
+    assert workspace.query(sample_id=some[0], unlike=some[1][:12], k=90) == unlike
+    file = Path(workspace.query(sample_id=some[1], k=1)["uri"][0].as_py())
+    assert workspace.query(sample_id=some[0], unlike=file, k=90) == unlike
     near = workspace.query(sample_id=some[0], k=90, within=float(both["distance"][40].as_py()))
     assert 0 < len(near) < 90
 
@@ -331,11 +345,14 @@ def test_a_vector_of_any_length_asks_as_its_sample_does(
         (np.full((2, 320), np.nan), "vector 0 has length nan"),
         (np.full(320, 1e300), "vector 0 has length inf"),
         (["a"] * 320, "not of numbers alone"),
+        ([[1, 2], [3]], "not of numbers alone"),
+        (np.full(320, 1 + 1j), "of complex128 numbers; give real ones"),
     ],
 )
 def test_a_vector_that_is_none_is_told(workspace: Workspace, vector: object, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        workspace.query(vector=vector)  # type: ignore[arg-type]
+    for ask in (workspace.query, workspace.query_each):
+        with pytest.raises(UsageError, match=said):
+            ask(vector=vector)  # type: ignore[operator]
 
 
 def test_each_example_by_itself_is_answered_as_if_asked_alone(
@@ -361,8 +378,10 @@ def test_each_example_by_itself_is_answered_as_if_asked_alone(
     assert longtail(*ask).out.split()[:3] == ["query", "rank", "sample"]
     refused = longtail(*ask, "--unlike", some[0])
     assert (refused.code, "leave out --text" in refused.err) == (2, True)
-    (tmp_path / "two.npy").write_text("1 2 3")
-    assert "no .npy file of numbers" in longtail(*ask).err
+    for content in ("1 2 3", "", "PK\x03\x04"):
+        (tmp_path / "two.npy").write_text(content)
+        refused = longtail(*ask)
+        assert (refused.code, "no .npy file of numbers" in refused.err) == (2, True)
     (tmp_path / "two.npy").unlink()
     assert "cannot be read: No such file" in longtail(*ask).err
 

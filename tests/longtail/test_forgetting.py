@@ -91,6 +91,10 @@ def test_ids_come_from_a_file_or_stdin(
     assert longtail("forget", "-w", workspace.root, "--ids", "-").out.startswith("1 forgotten")
     assert found(workspace) == set(some[4:])
     assert longtail("forget", "-w", workspace.root, "--ids", tmp_path / "no.txt").code == 2
+    (tmp_path / "ids.txt").write_bytes(b"# Gr\xf6\xdfe\n")
+    told = longtail("forget", "-w", workspace.root, "--ids", tmp_path / "ids.txt")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "ids.txt is not UTF-8" in told.err
 
 
 def test_the_next_run_finishes_what_a_crash_left_of_forgetting(
