@@ -225,7 +225,7 @@ def test_flags_come_first_and_capture_faults_by_themselves(catalog: Catalog) -> 
         for words in (
             "Edge cases Strangest",
             "reason 2.0",
-            "Capture faults The",
+            "Capture faults What",
             "reason 3.0",
             "reason 4.0",
             "Rejected inputs",
