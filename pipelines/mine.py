@@ -138,15 +138,17 @@ class Score(beam.DoFn):
             baseline = options.reference.saved() or options.reference.fit(
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
-        vouched = None
-        if known.any():
-            vouched = read_reference(options, snapshot, sample_ids[known].tolist())
+        vouched, left_out = None, options.reference.left_out if options.reference else ()
+        normal = known & ~np.isin(sample_ids, list(left_out))
+        if normal.any():
+            vouched = read_reference(options, snapshot, sample_ids[normal].tolist())
         pool, uris = self.read(sample_ids[~known], distances[~known])
         if options.reference is None:
             pool = replace(pool, neighbours=nearest)
         reviews = read_reviews(snapshot, options.verdicts)
         shown = None if vouched is None else vouched.samples
-        findings = mine(pool, options.policy, baseline, reviews, shown)
+        calibrated = baseline and baseline.without(left_out)
+        findings = mine(pool, options.policy, calibrated, reviews, shown)
         table = scores_table(findings, pool, uris, options, vouched, reviews)
         if baseline is not None:
             table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])

@@ -344,6 +344,39 @@ def test_a_source_that_shifted_is_news_once(
     assert all(flag.p_value is None for flag in flags if flag.source == "line-5")
 
 
+def test_what_was_judged_strange_leaves_a_saved_reference_until_the_verdict_changes(
+    root: Path,
+) -> None:
+    workspace = opened(root, reference="source:line-3")
+    first = workspace.mine(save_reference="march")
+    everything = sorted(of_source(workspace, "line-3"))
+
+    def floor(scored: dict[str, dict[str, Any]]) -> float:
+        values = [row["p_value"] for row in scored.values() if row["p_value"] is not None]
+        steps = np.diff(np.unique(np.append(values, 0)))
+        return float(steps.min())
+
+    saved = opened(root, reference="saved:march", fdr=0.1)
+    for sample_id, label in zip(everything[:2], ("edge_case", "junk"), strict=True):
+        workspace.verdict([sample_id], label)
+
+    second = saved.mine()
+
+    before, after = rows(saved, first.run_id), rows(saved, second.run_id)
+    for id_, row in before.items():
+        assert after[id_]["score"] == pytest.approx(row["score"], abs=1e-6)
+    assert (floor(before), floor(after)) == (pytest.approx(1 / 61), pytest.approx(1 / 59))
+    shown = {near.sample_id for flag in saved.flags() for near in flag.nearest}
+    assert shown.isdisjoint(everything[:2])
+    (about,) = saved.references()
+    assert about["samples"] == 60
+    workspace.verdict([everything[0]], "normal")
+    assert floor(rows(saved, saved.mine().run_id)) == pytest.approx(1 / 60)
+    workspace.verdict(everything[2:45], "edge_case")
+    with pytest.raises(UsageError, match="'march' has 16 samples left, 20 is the least"):
+        saved.mine()
+
+
 def test_a_saved_reference_forgets_and_says_when_too_little_is_left(root: Path) -> None:
     workspace = opened(root, reference="source:line-3")
     workspace.mine(save_reference="march")
