@@ -106,14 +106,22 @@ def promise(
     return Promise(proven.found, [*without, *proven.notes])
 
 
-def _contaminated(calibration: Floats) -> str:
+def contaminating(calibration: Floats) -> Ints:
+    """The rows (k,) of a reference's scores that no natural tail explains, the strangest first."""
     strange, m = int(np.sum(calibration >= STRANGE_Z)), len(calibration)
     if m and binomtest(strange, m, TOLERATED, alternative="greater").pvalue < SIGNIFICANT:
-        return (
-            f"the reference is contaminated: {strange} of its {m} samples deviate by "
-            f"{STRANGE_Z} or more; review them and give a verdict"
-        )
-    return ""
+        return np.argsort(-calibration, kind="stable")[:strange]
+    return np.empty(0, dtype=np.int64)
+
+
+def _contaminated(calibration: Floats) -> str:
+    strange = len(contaminating(calibration))
+    if not strange:
+        return ""
+    return (
+        f"the reference is contaminated: {strange} of its {len(calibration)} samples deviate by "
+        f"{STRANGE_Z} or more; review them and give a verdict"
+    )
 
 
 def _parts(

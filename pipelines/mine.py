@@ -30,6 +30,7 @@ from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
 from detectors.mining import mine
 from detectors.pool import Pool
+from detectors.promise import contaminating
 from detectors.registry import yardstick
 from index.search import Snapshot
 from index.store import IndexStore
@@ -161,6 +162,8 @@ class Score(beam.DoFn):
         _, before = run_before(options, lambda earlier: earlier.reference == words)
         strangeness = drift(findings, pool, options, fit)
         said = notes.of_findings(findings, options.run_id, before, words, fit, strangeness, reviews)
+        if calibrated is not None:
+            said = notes.with_strange(said, options.run_id, _strange(calibrated, options))
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -319,6 +322,14 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
         .select(arrow.SCORES.names)
         .cast(arrow.SCORES)
     )
+
+
+def _strange(baseline: Baseline, options: MineOptions) -> list[str]:
+    """Samples of the reference that keep it from promising a rate, the strangest first."""
+    measure = yardstick(options.policy.detector)
+    if measure is None or options.policy.fdr is None or options.policy.apart:
+        return []
+    return [baseline.sample_ids[row] for row in contaminating(measure(baseline.z, baseline))]
 
 
 def run_before(
