@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import binomtest, cramervonmises_2samp, norm
 
 from detectors.baseline import rows_by_source
-from detectors.calibration import Calibration, benjamini_hochberg
+from detectors.calibration import RARE, Calibration, benjamini_hochberg
 from detectors.scores import STRANGE_Z, Floats, Ints, Mask
 from detectors.shift import FEWEST
 
@@ -85,6 +85,8 @@ def promise(
     if contaminated:
         return Promise.none(contaminated)
     floors = calibration.floors(sources)
+    if len(floors) and floors.min() > rate * MOST_STRANGE:
+        return Promise.none(_unproven(float(floors.min()), rate, RARE))
     parts, ruled_out = _parts(p_values, sources, calibration)
     kept = np.zeros(len(p_values), dtype=bool)
     for names, rows in parts.items():
@@ -104,14 +106,22 @@ def promise(
     return Promise(proven.found, [*without, *proven.notes])
 
 
-def _contaminated(calibration: Floats) -> str:
+def contaminating(calibration: Floats) -> Ints:
+    """The rows (k,) of a reference's scores that no natural tail explains, the strangest first."""
     strange, m = int(np.sum(calibration >= STRANGE_Z)), len(calibration)
     if m and binomtest(strange, m, TOLERATED, alternative="greater").pvalue < SIGNIFICANT:
-        return (
-            f"the reference is contaminated: {strange} of its {m} samples deviate by "
-            f"{STRANGE_Z} or more; review them and give a verdict"
-        )
-    return ""
+        return np.argsort(-calibration, kind="stable")[:strange]
+    return np.empty(0, dtype=np.int64)
+
+
+def _contaminated(calibration: Floats) -> str:
+    strange = len(contaminating(calibration))
+    if not strange:
+        return ""
+    return (
+        f"the reference is contaminated: {strange} of its {len(calibration)} samples deviate by "
+        f"{STRANGE_Z} or more; review them and give a verdict"
+    )
 
 
 def _parts(
@@ -164,7 +174,7 @@ def _moved(
     p, n = p_values[rows], len(rows)
     m = round(1 / float(np.median(floors[rows]))) - 1
     own = np.arange(1, m + 1) / (m + 1)
-    ordinary, usual = p[p > 0.5], own[own > 0.5]
+    ordinary, usual = _between(p, floors[rows])[p > 0.5], own[own > 0.5]
     found = benjamini_hochberg(p, rate)
     strange, proven = n - 2 * len(ordinary), (1 - rate) * int(found.sum())
     deviation = np.sqrt(n * (1 + n / max(m, 1)))  # of `strange`: the reference is a sample, too
@@ -186,6 +196,19 @@ def _moved(
     return ""
 
 
+def _between(p_values: Floats, floors: Floats) -> Floats:
+    """The p-values (n,) untied: each between those two of the reference's own that it falls in.
+
+    A test of two samples takes ties for a shift; which of those between two is first is nothing
+    to it.
+    """
+    n = len(p_values)
+    nth = np.empty(n)
+    nth[np.argsort(p_values, kind="stable")] = np.arange(n)
+    untied: Floats = p_values - floors * (nth + 0.5) / n
+    return untied
+
+
 def _proven(p_values: Floats, floors: Floats, kept: Mask, rate: float) -> Promise:
     """The discoveries among the kept samples, unless nothing could be one."""
     n = int(kept.sum())
@@ -201,12 +224,12 @@ def _proven(p_values: Floats, floors: Floats, kept: Mask, rate: float) -> Promis
     least, count = float(floors[kept].min()), int(beyond.sum())
     fewest = int(np.ceil(least * n / rate - ROUNDING))
     if fewest > MOST_STRANGE * n:
-        return Promise.none(_unproven(least, rate, rate * MOST_STRANGE))
+        return Promise.none(_unproven(least, rate, RARE))
     total = n + 1 / float(floors[kept].mean()) - 1
     drawn = np.arange(count)
     # The chance that the strangest `count` of pool and reference are all of the pool.
     if np.prod((n - drawn) / (total - drawn)) < SIGNIFICANT:
-        return Promise.none(_unproven(float(floors[beyond].max()), rate, rate * count / n))
+        return Promise.none(_unproven(float(floors[beyond].max()), rate, count / n))
     if fewest > 1:
         nothing += f"; {_references(least)} can prove no fewer than {fewest} at once"
     return Promise(found, [nothing])
@@ -216,9 +239,10 @@ def _references(floor: float) -> str:
     return f"{round(1 / floor) - 1:,} reference samples"
 
 
-def _unproven(floor: float, rate: float, needed: float) -> str:
-    """That the least p-value is too large, and how many samples would make it small enough."""
+def _unproven(floor: float, rate: float, share: float) -> str:
+    """That the least p-value is too large, and how many samples prove this share of a pool."""
+    enough = int(np.ceil(1 / (rate * share)))
     return (
         f"{_references(floor)} cannot prove anything at a rate of {rate:g}: the least p-value is "
-        f"{floor:.2g}; {int(np.ceil(1 / needed)):,} would do"
+        f"{floor:.2g}; {enough:,} would do where {100 * share:.2g}% of a pool is strange"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,18 +106,20 @@ class References:
         """The reference of these words: a saved one, or the samples of one to be made there.
 
         Samples that were judged normal join it. Those that were judged edge cases or junk leave
-        it, except from a dataset: what a person chose to train on is known. Raises NotFoundError
-        for too few samples, EncoderError for a saved one of other vectors.
+        it, except from a dataset: what a person chose to train on is known. A saved one gains
+        none, and its fit stays as it is: those that leave it only calibrate it no longer. Raises
+        NotFoundError for too few samples, EncoderError for a saved one of other vectors.
         """
         from pipelines.reference import Reference
 
         wanted = Wanted.parse(text)
-        if wanted.kind == "saved":
-            return Found(self._saved(wanted.value, encoder_id))
         latest = self.verdicts.latest()
+        strange = {id_ for id_, given in latest.items() if given.label in ("edge_case", "junk")}
+        if wanted.kind == "saved":
+            return Found(self._saved(wanted.value, encoder_id, strange))
         named = self._named(wanted)
         if wanted.kind != "dataset":
-            named -= {id_ for id_, given in latest.items() if given.label in ("edge_case", "junk")}
+            named -= strange
         if wanted.kind != "verdict":
             named |= {id_ for id_, given in latest.items() if given.label == "normal"}
         rows = snapshot.sample_ids.rows(list(named))
@@ -153,8 +155,8 @@ class References:
                 f"'longtail references --remove {name}' first"
             )
 
-    def _saved(self, name: str, encoder_id: str) -> Reference:
-        from detectors.baseline import read_about
+    def _saved(self, name: str, encoder_id: str, strange: Set[str] = frozenset()) -> Reference:
+        from detectors.baseline import Baseline, read_about
         from pipelines.reference import BASELINE, Reference
 
         self._must_be_saved(name)
@@ -165,12 +167,18 @@ class References:
                 f"reference '{name}' was fitted on vectors of {about['encoder']}, the samples are "
                 f"of {encoder_id}; fit one with --reference {about['of']} under another name"
             )
+        left_out: set[str] = set()
+        if strange and not str(about["of"]).startswith("dataset:"):
+            left_out = set(Baseline.load(folder / BASELINE).sample_ids) & strange
+        if left_out:  # no fit of the others alone, which has the digest of these
+            digest = _told([str(about["digest"]), *sorted(left_out)])["digest"]
+            about = {**about, "samples": int(about["samples"]) - len(left_out), "digest": digest}
         if int(about["samples"]) < FEWEST:
             raise UsageError(
                 f"reference '{name}' has {about['samples']} samples left, {FEWEST} is the least; "
                 f"fit one with --reference {about['of']} under another name"
             )
-        return Reference(folder, about)
+        return Reference(folder, about, left_out)
 
     def _must_be_saved(self, name: str) -> None:
         there = [str(about["name"]) for about in self.about()]

@@ -30,6 +30,7 @@ from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
 from detectors.mining import mine, strangest_level
 from detectors.pool import Pool
+from detectors.promise import contaminating
 from detectors.registry import yardstick
 from index.search import Snapshot
 from index.store import IndexStore
@@ -138,15 +139,17 @@ class Score(beam.DoFn):
             baseline = options.reference.saved() or options.reference.fit(
                 self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
             )
-        vouched = None
-        if known.any():
-            vouched = read_reference(options, snapshot, sample_ids[known].tolist())
+        vouched, left_out = None, options.reference.left_out if options.reference else ()
+        normal = known & ~np.isin(sample_ids, list(left_out))
+        if normal.any():
+            vouched = read_reference(options, snapshot, sample_ids[normal].tolist())
         pool, uris = self.read(sample_ids[~known], distances[~known])
         if options.reference is None:
             pool = replace(pool, neighbours=nearest)
         reviews = read_reviews(snapshot, options.verdicts)
         shown = None if vouched is None else vouched.samples
-        findings = mine(pool, options.policy, baseline, reviews, shown)
+        calibrated = baseline and baseline.without(left_out)
+        findings = mine(pool, options.policy, calibrated, reviews, shown)
         table = scores_table(findings, pool, uris, options, vouched, reviews)
         if baseline is not None:
             table = pa.concat_tables([table, reference_table(baseline, sample_ids[known], options)])
@@ -159,6 +162,8 @@ class Score(beam.DoFn):
         _, before = run_before(options, lambda earlier: earlier.reference == words)
         strangeness = drift(findings, pool, options, fit)
         said = notes.of_findings(findings, options.run_id, before, words, fit, strangeness, reviews)
+        if calibrated is not None:
+            said = notes.with_strange(said, options.run_id, _strange(calibrated, options))
         notes.record(options.catalog.run(options.run_id), said)
         scores.commit(staged, transaction=transaction)
         scores.vacuum()
@@ -315,6 +320,14 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
         .select(arrow.SCORES.names)
         .cast(arrow.SCORES)
     )
+
+
+def _strange(baseline: Baseline, options: MineOptions) -> list[str]:
+    """Samples of the reference that keep it from promising a rate, the strangest first."""
+    measure = yardstick(options.policy.detector)
+    if measure is None or options.policy.fdr is None or options.policy.apart:
+        return []
+    return [baseline.sample_ids[row] for row in contaminating(measure(baseline.z, baseline))]
 
 
 def run_before(

@@ -12,8 +12,9 @@ shifts: the sources that have shifted, and the run that first said so of each.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from detectors.drift import Strangeness
@@ -21,6 +22,9 @@ from detectors.findings import OUTLIER, Findings, Reviews
 from detectors.shift import Shift
 
 NOTES = "notes.json"
+NAMED = 5
+"""So many samples are named in one line."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,25 @@ def of_findings(
         strangeness=strangeness,
         shifts=said,
     )
+
+
+def with_strange(notes: Notes, run_id: str, sample_ids: Sequence[str]) -> Notes:
+    """The notes, with these samples that contaminate the reference, the strangest first.
+
+    All are in the run's log, in full. A dataset is as it is; from others, what is judged leaves.
+    """
+    if not sample_ids:
+        return notes
+    _log.warning("the reference is contaminated by %s", " ".join(sample_ids))
+    more, shown = len(sample_ids) - NAMED, [sample_id[:12] for sample_id in sample_ids[:NAMED]]
+    rest = f" and {more:,} more, all named in runs/{run_id}/log.jsonl" if more > 0 else ""
+    way = (
+        "verdicts leave a dataset as it is, so take another reference"
+        if notes.reference.startswith("dataset:")
+        else f"if it is so: longtail verdict {shown[0]} edge_case"
+    )
+    line = f"strange in the reference: {', '.join(shown)}{rest}; {way}"
+    return replace(notes, notes=(*notes.notes, line))
 
 
 def record(folder: Path, notes: Notes) -> None:

@@ -9,7 +9,7 @@ its name when the run has published, whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,13 @@ class Reference:
     """A folder, made by `prepare`, and what is in it, for people and for checks.
 
     about: `of`, what the reference is of, in the words of the settings; `encoder`; `samples`, how
-    many; `digest` of their ids.
+    many; `digest` of their ids. left_out: samples in the folder and the fit that were found
+    strange since, and tell no longer what is normal.
     """
 
     folder: Path
     about: Mapping[str, str | int]
+    left_out: Collection[str] = ()
 
     def open(self) -> Snapshot:
         """The reference's samples."""

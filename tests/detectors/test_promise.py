@@ -7,13 +7,13 @@ from detectors.promise import promise
 RATE = 0.1
 
 
-def promised(scores, reference, sources=None, reference_sources=None, alike=None):
+def promised(scores, reference, sources=None, reference_sources=None, alike=None, rate=RATE):
     """A promise over scores, (n,), by the reference's, (m,); of one source if there is no other."""
     sources = ["a"] * len(scores) if sources is None else sources
     known = ["a"] * len(reference) if reference_sources is None else reference_sources
-    calibration = Calibration(reference, known, enough(RATE))
+    calibration = Calibration(reference, known, enough(rate))
     p_values = calibration.p_values(scores, sources)
-    return promise(p_values, sources, calibration, RATE, alike)
+    return promise(p_values, sources, calibration, rate, alike)
 
 
 def with_odd(normal, odd):
@@ -33,6 +33,25 @@ def test_a_promise_stands_where_normal_samples_are_those_of_the_reference(rng, o
     ]
     assert np.mean([each.found is not None for each in told]) >= 0.95
     assert np.mean([false_share(each, 400) for each in told]) <= RATE
+
+
+@pytest.mark.parametrize("known", [25, 50, 100, 400])
+def test_a_pool_like_a_reference_of_any_size_is_no_shift(known, rng):
+    """The test of the ordinary half has a level of 1%; at 0.1, 25 samples would be too few."""
+    rate = 0.2 if known == 25 else RATE
+    told = [
+        promised(rng.normal(size=n), rng.normal(size=known), rate=rate).notes[-1]
+        for n in (100, 300, 1000)
+        for _ in range(100)
+    ]
+    assert sum("ordinary half" in each for each in told) <= 7  # as few with a chance of 0.99
+    assert sum("a shift" in each for each in told) <= 9
+
+
+@pytest.mark.parametrize("known", [50, 100])
+def test_a_shift_from_a_small_reference_is_said(known, rng):
+    told = [promised(rng.normal(2, size=300), rng.normal(size=known)) for _ in range(50)]
+    assert np.mean(["a shift voids any rate" in each.notes[0] for each in told]) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -152,7 +171,7 @@ def test_more_beyond_the_reference_than_by_chance_is_told_as_its_floor(rng):
     told = promised(with_odd(normal, 25), np.linspace(-2, 2, 100))
     assert told.found is None
     assert "100 reference samples cannot prove anything" in told.notes[0]
-    assert "least p-value is 0.0099; 120 would do" in told.notes[0]
+    assert "least p-value is 0.0099; 120 would do where 8.3% of a pool is" in told.notes[0]
 
 
 def test_a_large_quiet_pool_does_not_blame_the_floor(rng):
@@ -161,10 +180,19 @@ def test_a_large_quiet_pool_does_not_blame_the_floor(rng):
     assert sum("cannot prove" in each.notes[-1] for each in told) <= 4
 
 
-def test_a_reference_that_could_never_prove_anything_is_told(rng):
-    told = promised(rng.normal(size=100), rng.normal(size=30))
+@pytest.mark.parametrize("centre", [0, 1])
+def test_a_reference_that_could_never_prove_anything_is_told_of_first(centre, rng):
+    told = promised(rng.normal(centre, size=100), rng.normal(size=30))
     assert told.found is None
-    assert "30 reference samples cannot prove anything" in told.notes[0]
+    assert told.notes[0].endswith(
+        "30 reference samples cannot prove anything at a rate of 0.1: the least p-value is 0.032; "
+        "500 would do where 2% of a pool is strange"
+    )
+
+
+def test_as_many_reference_samples_as_would_do_prove_it(rng):
+    told = promised(with_odd(rng.normal(size=980), 20), rng.normal(size=500))
+    assert told.found[-20:].all()
 
 
 def test_sources_with_few_samples_of_the_reference_share_their_calibration(rng):

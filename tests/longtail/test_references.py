@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from detectors.baseline import Baseline
 from longtail import Workspace
+from pipelines import notes
 from schemas.arrow import matrix
 from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
 
@@ -355,6 +358,86 @@ def test_a_source_that_shifted_is_news_once(
     assert known.endswith(f"as run {first.run_id} said")
     flags = again.flags()
     assert all(flag.p_value is None for flag in flags if flag.source == "line-5")
+
+
+def test_what_was_judged_strange_leaves_a_saved_reference_until_the_verdict_changes(
+    root: Path,
+) -> None:
+    workspace = opened(root, reference="source:line-3")
+    first = workspace.mine(save_reference="march")
+    everything = sorted(of_source(workspace, "line-3"))
+
+    def floor(scored: dict[str, dict[str, Any]]) -> float:
+        values = [row["p_value"] for row in scored.values() if row["p_value"] is not None]
+        steps = np.diff(np.unique(np.append(values, 0)))
+        return float(steps.min())
+
+    saved = opened(root, reference="saved:march", fdr=0.1)
+    for sample_id, label in zip(everything[:2], ("edge_case", "junk"), strict=True):
+        workspace.verdict([sample_id], label)
+
+    second = saved.mine()
+
+    before, after = rows(saved, first.run_id), rows(saved, second.run_id)
+    for id_, row in before.items():
+        assert after[id_]["score"] == pytest.approx(row["score"], abs=1e-6)
+    assert (floor(before), floor(after)) == (pytest.approx(1 / 61), pytest.approx(1 / 59))
+    shown = {near.sample_id for flag in saved.flags() for near in flag.nearest}
+    assert shown.isdisjoint(everything[:2])
+    (about,) = saved.references()
+    assert about["samples"] == 60
+    workspace.verdict([everything[0]], "normal")
+    assert floor(rows(saved, saved.mine().run_id)) == pytest.approx(1 / 60)
+    workspace.verdict(everything[2:45], "edge_case")
+    with pytest.raises(UsageError, match="'march' has 16 samples left, 20 is the least"):
+        saved.mine()
+
+
+def test_what_contaminates_a_reference_is_named_and_verdicts_clean_it_when_saved(
+    tmp_path: Path,
+) -> None:
+    """24 of the 424 vectors of line-3 are odd, and none of the 300 of line-4."""
+
+    def held(reference: str) -> Workspace:
+        mining = {"reference": reference, "fdr": 0.1}
+        return Workspace(root, {"encoder": "vectors:m", "mining": mining})
+
+    root = Workspace.create(tmp_path / "workspace").root
+    workspace = held("source:line-3")
+    rng = np.random.default_rng(2)
+    centre = 3 * rng.normal(size=64)
+    for source, normal, odd in (("line-3", 400, 24), ("line-4", 300, 0)):
+        made = rng.normal(size=(normal + odd, 64)) + centre
+        made[normal:] += 1.5 * rng.normal(size=(odd, 64))
+        uris = [f"{tmp_path}/{source}/{i}.png" for i in range(len(made))]
+        table = pa.table({"uri": uris, "embedding": made.tolist()})
+        pq.write_table(table, tmp_path / f"{source}.parquet")
+        workspace.ingest([str(tmp_path / f"{source}.parquet")], source=source)
+    workspace.index()
+
+    run = workspace.mine(save_reference="march")
+
+    assert "24 of its 424 samples" in next(n for n in workspace.notes() if "contaminated" in n)
+    scored = rows(workspace, run.run_id)
+    of_line = sorted(known(workspace, run.run_id), key=lambda id_: -scored[id_]["score"])
+    strange, log = of_line[:24], f"runs/{run.run_id}/log.jsonl"
+    shown = ", ".join(id_[:12] for id_ in strange[:5])
+    assert workspace.notes()[-1] == (
+        f"strange in the reference: {shown} and 19 more, all named in {log}; if it is so: "
+        f"longtail verdict {strange[0][:12]} edge_case"
+    )
+    assert " ".join(strange) in (root / log).read_text()
+    workspace.verdict(strange, "edge_case")
+    held("saved:march").mine()
+    assert not any("contaminated" in n or "in the reference" in n for n in workspace.notes())
+
+
+def test_verdicts_are_no_way_out_of_a_contaminated_dataset() -> None:
+    told = notes.with_strange(notes.Notes(reference="dataset:roads"), "run", ["a" * 64])
+    assert told.notes == (
+        "strange in the reference: aaaaaaaaaaaa; verdicts leave a dataset as it is, so take "
+        "another reference",
+    )
 
 
 def test_a_saved_reference_forgets_and_says_when_too_little_is_left(root: Path) -> None:
