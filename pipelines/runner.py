@@ -33,8 +33,6 @@ class Runner:
 
         Raises SettingsError for an unknown runner or option, and what a worker raised.
         """
-        # A worker prints the traceback that it logs and sends, too: a mistake takes one line.
-        vars(sdk_worker)["print"] = lambda *words, **options: None
         pipeline = beam.Pipeline(options=self._pipeline_options())
         build(pipeline)
         try:
