@@ -22,6 +22,7 @@ from detectors.pool import Pool
 from detectors.scores import (
     GROUP_Z,
     NOTABLE_Z,
+    STRANGE_Z,
     Floats,
     Gaussian,
     Mask,
@@ -302,18 +303,18 @@ def fit_pool(pool: Pool, level: Level = "high", neighbours: int = NEIGHBOURS) ->
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {})
-    return replace(fitted, z={**fitted.z, APART: _apart(pool, level)})
+    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z[ISOLATION])})
 
 
-def _apart(pool: Pool, level: Level) -> Floats:
+def _apart(pool: Pool, level: Level, isolation: Floats) -> Floats:
     bulk: Measures = {each: fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)}
     scales = fit_scales(bulk, pool.sources)
     z = scales.z(bulk, pool.sources)
     # A level that the encoder lacks is the same for all.
     there = [z[name] for name in bulk if scales.pooled[name].spread]
     apart: Floats = np.min(there or [z[level]], axis=0)
-    heard = int((apart >= GROUP_Z).sum())
-    return np.zeros(len(pool)) if heard > max(FEW, RARE * len(pool)) else apart
+    members = (apart >= GROUP_Z) & (isolation > -STRANGE_Z)  # copies are no population
+    return np.where(members & (members.sum() > max(FEW, RARE * len(pool))), 0.0, apart)
 
 
 def _baseline(

@@ -111,7 +111,11 @@ def mine(
     why = [
         (
             (
-                *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
+                *(
+                    reasons.group_reasons(z, score, row, policy.neighbours)
+                    if by_default
+                    else [reasons.score_reason(score, row, by=policy.detector)]
+                ),
                 *reasons.level_reasons(z, row),
                 *near_case,
                 *reasons.isolation_reasons(raw[ISOLATION], row, int(measured[row])),

@@ -76,10 +76,13 @@ def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> l
     ]
 
 
-def score_reason(score: Floats, row: int, of: str = "pool") -> str:
-    """What can always be said of an outlier: "score 2.7, stranger than 98.2% of the pool"."""
+def score_reason(score: Floats, row: int, of: str = "pool", by: str = "") -> str:
+    """What can always be said of an outlier: "score 2.7, stranger than 98.2% of the pool".
+
+    by: the detector whose score it is, where that is not the default: "loss score 2.7, ...".
+    """
     share = float(np.mean(score < score[row]))
-    return f"score {score[row]:.1f}, stranger than {_percent(share)} of the {of}"
+    return f"{by} score {score[row]:.1f}, stranger than {_percent(share)} of the {of}".strip()
 
 
 def isolation_reasons(isolation: Floats, row: int, k: int) -> list[str]:

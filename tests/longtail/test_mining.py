@@ -152,6 +152,8 @@ def test_the_doubt_of_ones_own_model_ranks(
     by_doubt.run([str(tmp_path / "model.jsonl")])
     uris = [flag.uri for flag in by_doubt.flags(kind="outlier")]
     assert uris == [str(path) for path in paths[:5]]
+    reasons = [flag.reasons[0] for flag in by_doubt.flags(kind="outlier")]
+    assert all(re.match(r"uncertainty score \d", reason) for reason in reasons), reasons
     by_margin = Workspace(empty.root, {"mining": {"detector": "margin", "budget": 5}})
     by_margin.mine()
     assert [flag.uri for flag in by_margin.flags(kind="outlier")] == uris
