@@ -97,10 +97,9 @@ class Findings:
     """What a run says of each of the n samples, and of its f flags in the order of their ranks.
 
     score: (n,) robust deviations: 0 is ordinary, above 3.5 is strange, and the same in every
-    run on one reference, but in a source that has shifted away from it.
-    p_value: (n,) in (0, 1], None without a reference, NaN in a source that
-    has shifted away from it. tail: (n,) share of the reference that is at least as strange, before
-    any source is judged by itself; None without a reference.
+    run on one reference, but in a source that has shifted away from it. p_value: (n,) in (0, 1],
+    None without a reference, NaN in a source that has shifted away from it. tail: (n,) share of the
+    reference that is at least as strange, before any source is judged by itself; None without one.
     z: (n,) robust deviations per level. level: (n,) the level with the largest. for_its_kind: the
     same against each sample's own neighbours, empty against a reference. parts: (n,) of the other
     levels given the scored one, None without a reference. isolation: (n,) mean

@@ -107,15 +107,14 @@ def mine(
 
     usual = reasons.UsualRange.of(pool, reference)
     by_default = policy.detector == DEFAULT
+    # A fault is flagged by its deviation, whatever the detector says of it.
+    named = [not by_default] * len(outliers) + [False] * len(faults)
     measured = np.isfinite(pool.distances[:, : baseline.neighbours]).sum(axis=1)
     why = [
         (
             (
-                *(
-                    reasons.group_reasons(z, score, row, policy.neighbours)
-                    if by_default
-                    else [reasons.score_reason(score, row, by=policy.detector)]
-                ),
+                *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
+                *([reasons.score_reason(score, row, by=policy.detector)] if by_name else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,
                 *reasons.isolation_reasons(raw[ISOLATION], row, int(measured[row])),
@@ -126,8 +125,8 @@ def mine(
             or (reasons.score_reason(score, row),)
         )
         + reasons.copies_reasons(int((duplicate_of == row).sum()))
-        for row, near_case in zip(
-            flagged, _told(reviews, confirmed, confirmed_distances), strict=True
+        for row, near_case, by_name in zip(
+            flagged, _told(reviews, confirmed, confirmed_distances), named, strict=True
         )
     ]
     return Findings(

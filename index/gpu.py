@@ -79,7 +79,8 @@ class Copy:
         rows = np.empty((len(queries), k), dtype=np.int64)
         at_once = LEFT // (32 * k)  # FAISS holds two sets of answers, of 12 bytes each
         with _turn:
-            self._copy = self._copy or on_gpus(self._index)
+            if self._copy is None:
+                self._copy = on_gpus(self._index)
             if self._copy is None:
                 return None
             try:

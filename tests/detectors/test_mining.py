@@ -109,6 +109,17 @@ def test_a_capture_fault_stands_beside_the_budget(levels):
     assert "may be a capture fault" in " ".join(findings.reasons[2])
 
 
+def test_another_detectors_score_is_a_reason_of_what_it_flagged_alone(levels):
+    low, mid, high = levels
+    low, mid = displaced(low, [100, 101], 2), displaced(mid, [100, 101], 2)
+    high = displaced(high, [7, 8], 3)
+    policy = Policy(budget=Budget(count=2), detector="knn")
+    findings = mine(pool_of(low, mid, high), policy)
+    assert findings.kinds == ["outlier"] * 2 + ["capture_fault"] * 2
+    named = [any("knn score" in reason for reason in why) for why in findings.reasons]
+    assert named == [True, True, False, False]
+
+
 def test_what_is_strange_in_its_contents_alone_is_no_capture_fault(levels):
     low, mid, high = levels
     strange = [100, 101]
