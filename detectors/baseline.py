@@ -118,11 +118,12 @@ class Scales:
         return Scales(self.pooled, {**self.of_source, **mine})
 
 
-def fit_scales(raw: Measures, sources: Sequence[str]) -> Scales:
-    """Scales of the samples that gave `raw`, per source and pooled."""
+def fit_scales(raw: Measures, sources: Sequence[str], moved: Sequence[str] = ()) -> Scales:
+    """Scales of the samples that gave `raw`, per source and pooled; as `learned` of the moved."""
     pooled = {name: fit_scale(values) for name, values in raw.items()}
     rows_of = rows_by_source(sources)
-    return Scales(pooled, {source: _shrunk(raw, rows, pooled) for source, rows in rows_of.items()})
+    shrunk = {source: _shrunk(raw, rows, pooled) for source, rows in rows_of.items()}
+    return Scales(pooled, shrunk).learned(raw, sources, moved)
 
 
 def _shrunk(raw: Measures, rows: np.ndarray, pooled: Mapping[str, Scale]) -> dict[str, Scale]:
@@ -297,18 +298,26 @@ def fit_reference(
     return _baseline(reference, level, neighbours, fits, raw, about or {})
 
 
-def fit_pool(pool: Pool, level: Level = "high", neighbours: int = NEIGHBOURS) -> Baseline:
-    """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised."""
+def fit_pool(
+    pool: Pool,
+    level: Level = "high",
+    neighbours: int = NEIGHBOURS,
+    moved: Sequence[str] = (),
+) -> Baseline:
+    """Fit on the pool itself, trimmed: most of it is taken for normal, and no rate is promised.
+
+    moved: sources that are unlike the others, and judged by themselves alone.
+    """
     fits: dict[str, tuple[Gaussian, Floats]] = {}
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
-    fitted = _baseline(pool, level, neighbours, fits, raw, {})
-    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z[ISOLATION])})
+    fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
+    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z[ISOLATION], moved)})
 
 
-def _apart(pool: Pool, level: Level, isolation: Floats) -> Floats:
+def _apart(pool: Pool, level: Level, isolation: Floats, moved: Sequence[str]) -> Floats:
     bulk: Measures = {each: fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)}
-    scales = fit_scales(bulk, pool.sources)
+    scales = fit_scales(bulk, pool.sources, moved)
     z = scales.z(bulk, pool.sources)
     # A level that the encoder lacks is the same for all.
     there = [z[name] for name in bulk if scales.pooled[name].spread]
@@ -324,10 +333,11 @@ def _baseline(
     fits: Mapping[str, tuple[Gaussian, Floats]],
     others: Measures,
     about: Mapping[str, str | int],
+    moved: Sequence[str] = (),
 ) -> Baseline:
     raw = {**others}
     raw |= {each: distances for each, (_, distances) in fits.items()}
-    scales = fit_scales(raw, samples.sources)
+    scales = fit_scales(raw, samples.sources, moved)
     return Baseline(
         gaussians={each: gaussian for each, (gaussian, _) in fits.items()},
         scales=scales,

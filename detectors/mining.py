@@ -29,7 +29,7 @@ from detectors.pool import Pool
 from detectors.promise import Promise, promise
 from detectors.registry import AGAINST_REFERENCE, DEFAULT, Yardstick, detector, yardstick
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask, knn_distance, linear_z, share_below
-from detectors.shift import Shift, find_shifts
+from detectors.shift import Shift, find_shifts, find_unlike
 from schemas.records import LEVELS, Level
 
 ORDINARY_Z = 2.0
@@ -62,9 +62,15 @@ def mine(
     of_reference = baseline is not None
     if policy.apart and not of_reference:
         pool = beyond(pool, policy.apart)
-    baseline = baseline or fit_pool(pool, policy.level, policy.neighbours)
-    raw = baseline.measure(pool)
-    z, shifts = _settle_sources(pool, raw, baseline, of_reference)
+    if baseline is None:
+        shifts = find_unlike(pool)
+        moved = [shift.source for shift in shifts]
+        baseline = fit_pool(pool, policy.level, policy.neighbours, moved)
+        z = baseline.z
+    else:
+        raw = baseline.measure(pool)
+        z, shifts = _settle_sources(pool, raw, baseline)
+    isolation = knn_distance(pool.distances, baseline.neighbours)
     measure = yardstick(policy.detector) if of_reference else None
     score = _score(pool, z, baseline, policy, measure)
     p_value = tail = calibration = None
@@ -117,7 +123,7 @@ def mine(
                 *([reasons.score_reason(score, row, by=policy.detector)] if by_name else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,
-                *reasons.isolation_reasons(raw[ISOLATION], row, int(measured[row])),
+                *reasons.isolation_reasons(isolation, row, int(measured[row])),
                 *(reasons.patch_reasons(pool.patches, row) if pool.patches else ()),
                 *reasons.fault_reasons(broken, deviation, row),
                 *usual.reasons(row),
@@ -137,7 +143,7 @@ def mine(
         level=strangest_level(z, baseline),
         for_its_kind={level: z[kind(level)] for level in LEVELS if kind(level) in z},
         parts=z.get(PARTS),
-        isolation=raw[ISOLATION],
+        isolation=isolation,
         deviation=deviation,
         broken=broken,
         flagged=flagged,
@@ -149,7 +155,7 @@ def mine(
         confirmed_distances=confirmed_distances,
         group=group,
         group_distance=group_distance,
-        shifts=shifts,
+        shifts=_dated(shifts, pool),
         notes=[*notes, *_unscored(pool, policy)],
         promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
@@ -180,19 +186,13 @@ def _unscored(pool: Pool, policy: Policy) -> list[str]:
     return said
 
 
-def _settle_sources(
-    pool: Pool, raw: Measures, baseline: Baseline, of_reference: bool
-) -> tuple[Measures, list[Shift]]:
+def _settle_sources(pool: Pool, raw: Measures, baseline: Baseline) -> tuple[Measures, list[Shift]]:
     """Robust z of every measure, with a source that moved as a whole judged by itself."""
-    if not of_reference:
-        pooled = {name: baseline.scales.pooled[name].z(values) for name, values in raw.items()}
-        shifts = find_shifts(pooled, pool.sources, pooled, pool.sources, pool.times)
-        return baseline.z, _dated(shifts, pool)
     z = baseline.scales.z(raw, pool.sources)
     shifts = find_shifts(z, pool.sources, baseline.z, baseline.sources, pool.times)
     moved = [shift.source for shift in shifts]
     scales = baseline.scales.learned(raw, pool.sources, moved)
-    return (scales.z(raw, pool.sources) if moved else z), _dated(shifts, pool)
+    return (scales.z(raw, pool.sources) if moved else z), shifts
 
 
 def _dated(shifts: Sequence[Shift], pool: Pool) -> list[Shift]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from detectors.baseline import Measures, rows_by_source
-from detectors.scores import Floats
+from detectors.pool import Pool
+from detectors.scores import Floats, Ints, fit_bulk, fit_scale
 from schemas.records import LEVELS, Level
 
 FEWEST = 30
@@ -18,6 +19,10 @@ FEWEST = 30
 FAR = 1.0
 """Half of the source lies beyond five sixths of the reference; less is everyday drift."""
 SIGNIFICANT = 0.01
+ENOUGH = 5_000
+"""So many of the others say what is usual among them."""
+PARTS = 10
+"""Without a reference, so many fits are enough for any number of sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ class Shift:
     level: where it moved most. deviations: how far its median lies from the reference's, in
     robust deviations. p_value: of the one-sided Mann-Whitney test, Bonferroni over sources and
     levels. samples: how many. since: when it began, None where times are unknown. ingested: whether
-    by the time of ingestion, as captures are not dated.
+    by the time of ingestion, as captures are not dated. others: whether the pool's other sources
+    stood for a reference.
     """
 
     source: str
@@ -37,12 +43,14 @@ class Shift:
     samples: int
     since: np.datetime64 | None = None
     ingested: bool = False
+    others: bool = False
 
     def __str__(self) -> str:
         word = ", ingested since" if self.ingested else " since"
         since = "" if self.since is None else f"{word} {np.datetime_as_string(self.since, 's')}"
+        what = "is unlike the others" if self.others else "has shifted"
         return (
-            f"source '{self.source}' has shifted: half of its {self.samples} samples lie "
+            f"source '{self.source}' {what}: half of its {self.samples} samples lie "
             f"{self.deviations:.1f} robust deviations or more out at the {self.level} level"
             f"{since} (p {_p(self.p_value)})"
         )
@@ -58,27 +66,103 @@ def find_shifts(
     """Sources of a pool that lie further out than the reference's samples of the same source.
 
     z, reference_z: (n,) and (m,) per measure, on one scale. A source that the reference does not
-    hold is compared with all of it; where both are the same samples, with all other sources.
+    hold is compared with all of it.
     """
     known = rows_by_source(reference_sources)
-    rows_of = {s: rows for s, rows in rows_by_source(sources).items() if len(rows) >= FEWEST}
+    rows_of = _large(sources)
     found = []
     for source, rows in rows_of.items():
-        if z is reference_z:
-            rest = np.setdiff1d(np.arange(len(sources)), rows)
-        else:
-            rest = known.get(source, np.arange(len(reference_sources)))
-        if len(rest) < FEWEST:
+        usual = known.get(source, np.arange(len(reference_sources)))
+        if len(usual) < FEWEST:
             continue
-        gaps = {lv: np.median(z[lv][rows]) - np.median(reference_z[lv][rest]) for lv in LEVELS}
+        gaps = {lv: np.median(z[lv][rows]) - np.median(reference_z[lv][usual]) for lv in LEVELS}
         level = max(LEVELS, key=lambda each: float(gaps[each]))
         if gaps[level] < FAR:
             continue
-        test = mannwhitneyu(z[level][rows], reference_z[level][rest], alternative="greater")
-        p_value = min(1.0, float(test.pvalue) * len(rows_of) * len(LEVELS))
+        p_value = _further(z[level][rows], reference_z[level][usual], len(rows_of))
         if p_value <= SIGNIFICANT:
             since = _since(z[level][rows], times[rows]) if times is not None else None
             found.append(Shift(source, level, float(gaps[level]), p_value, len(rows), since))
+    return _furthest_first(found)
+
+
+def find_unlike(pool: Pool) -> list[Shift]:
+    """Sources of a pool that lie further from the others than the others mostly do.
+
+    For want of a reference each source is held against what most samples of the others are
+    (`fit_bulk`): a fit that it took part in has made room for it. What the sources differ by
+    anyway is no news; one is told when it lies twice as far out as the median sample of the others
+    does. At most half of the pool can be unlike the rest.
+    """
+    rows_of = _large(pool.sources)
+    outside = _outside(pool, rows_of)
+    out = {level: np.zeros(len(pool)) for level in LEVELS}
+    for source, (z, _) in outside.items():
+        for level in LEVELS:
+            out[level][rows_of[source]] = np.median(z[level])
+    found = []
+    for source, (z, others_z) in outside.items():
+        rows = rows_of[source]
+        usual = {level: max(0.0, float(np.median(np.delete(out[level], rows)))) for level in LEVELS}
+        gaps = {level: float(out[level][rows[0]]) - usual[level] for level in LEVELS}
+        level = max(LEVELS, key=lambda each: gaps[each] - max(FAR, usual[each]))
+        if gaps[level] < max(FAR, usual[level]):
+            continue
+        p_value = _further(z[level], others_z[level], len(outside))
+        if p_value <= SIGNIFICANT:
+            since = _since(z[level], pool.times[rows]) if pool.times is not None else None
+            far = float(out[level][rows[0]])
+            found.append(Shift(source, level, far, p_value, len(rows), since, others=True))
+    return _furthest_first(found)
+
+
+def _outside(pool: Pool, rows_of: Mapping[str, Ints]) -> dict[str, tuple[Measures, Measures]]:
+    """Robust z of each source's samples at every level by a fit of the others, and the others' own.
+
+    Sources that are larger than all others together are left out.
+    """
+    z: dict[str, tuple[Measures, Measures]] = {}
+    for part in _parts(rows_of):
+        rows = np.concatenate([rows_of[source] for source in part])
+        others = np.setdiff1d(np.arange(len(pool)), rows)
+        if len(others) < max(FEWEST, len(rows)):
+            continue
+        others = others[:: -(-len(others) // ENOUGH)]
+        fits = {level: fit_bulk(pool.embeddings[level][others]) for level in LEVELS}
+        scales = {level: fit_scale(distance) for level, (_, distance) in fits.items()}
+        usual: Measures = {
+            level: scales[level].z(distance) for level, (_, distance) in fits.items()
+        }
+        for source in part:
+            out = {
+                level: gaussian.distance(pool.embeddings[level][rows_of[source]])
+                for level, (gaussian, _) in fits.items()
+            }
+            z[source] = {level: scales[level].z(out[level]) for level in LEVELS}, usual
+    return z
+
+
+def _parts(rows_of: Mapping[str, Ints]) -> list[list[str]]:
+    """The sources in at most `PARTS` parts of about the same size, so that many cost no more."""
+    parts: list[list[str]] = [[] for _ in range(min(PARTS, len(rows_of)))]
+    sizes = np.zeros(len(parts), dtype=np.int64)
+    for source in sorted(rows_of, key=lambda each: -len(rows_of[each])):
+        least = int(sizes.argmin())
+        parts[least].append(source)
+        sizes[least] += len(rows_of[source])
+    return parts
+
+
+def _large(sources: Sequence[str]) -> dict[str, Ints]:
+    return {s: rows for s, rows in rows_by_source(sources).items() if len(rows) >= FEWEST}
+
+
+def _further(z: Floats, usual: Floats, sources: int) -> float:
+    test = mannwhitneyu(z, usual, alternative="greater")
+    return min(1.0, float(test.pvalue) * sources * len(LEVELS))
+
+
+def _furthest_first(found: Iterable[Shift]) -> list[Shift]:
     return sorted(found, key=lambda shift: -shift.deviations)
 
 

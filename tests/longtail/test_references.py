@@ -335,9 +335,24 @@ def test_a_rate_flags_what_the_reference_proves(root: Path, tmp_path: Path) -> N
     assert left == flagged - {judged}  # what is not proven takes no place
 
 
-@pytest.mark.parametrize("detector", ["combined", "module:contrasting:contrast"])
+@pytest.mark.parametrize(
+    ("mining", "said"),
+    [
+        ({"reference": "source:line-3"}, "has shifted"),
+        (
+            {"reference": "source:line-3", "detector": "module:contrasting:contrast"},
+            "has shifted",
+        ),
+        ({}, "is unlike the others"),
+    ],
+)
 def test_a_source_that_shifted_is_news_once(
-    root: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: str
+    root: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mining: dict[str, str],
+    said: str,
 ) -> None:
     own = "def contrast(pool, baseline):\n    return pool.quality['contrast']\n"
     (tmp_path / "contrasting.py").write_text(own)
@@ -346,12 +361,12 @@ def test_a_source_that_shifted_is_news_once(
     for i, path in enumerate(sorted(photographs.iterdir())[:40]):  # a camera with a noisy sensor
         pixels = np.asarray(Image.open(path).convert("L")) + rng.normal(0, 40, (300, 300))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
-    workspace = opened(root, reference="source:line-3", detector=detector)
+    workspace = opened(root, **mining)
     first = workspace.run([f"{tmp_path}/*.png"], source="line-5")
     (news,) = [note for note in workspace.notes() if "line-5" in note]
-    assert news.startswith("source 'line-5' has shifted: half of its 40 samples lie")
+    assert news.startswith(f"source 'line-5' {said}: half of its 40 samples lie")
     assert ", ingested since 20" in news
-    again = opened(root, reference="source:line-3", detector=detector, budget=6)
+    again = opened(root, budget=6, **mining)
     again.mine()
     (known,) = [note for note in again.notes() if "line-5" in note]
     assert known.startswith("source 'line-5' still lies")
