@@ -81,6 +81,10 @@ def kind(level: Level) -> str:
     return f"{level} for its kind"
 
 
+REASONS = (*LEVELS, *map(kind, LEVELS), PARTS, *GROUPS)
+"""The measures that reasons are made of, where there are such."""
+
+
 def crowd_of(samples: int, neighbours: int) -> int:
     """How many neighbours make a crowd in a pool of this size, never fewer than `neighbours`."""
     return max(neighbours, min(samples // 10, CROWD))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from schemas.errors import UsageError
 
 LEAST = 1e-12
 STATED = "uncertainty"
+SAID = (STATED, "prediction", "label")
 DOUBTS = (STATED, "entropy", "margin", "loss")
 """How a model's doubt may be asked for; the first takes what is there."""
 NONE_SAID = (
@@ -47,9 +49,18 @@ def doubt(metadata: Sequence[Mapping[str, Any]], how: str = STATED) -> Floats | 
     return np.asarray(values, dtype=np.float64) if given else None
 
 
+def none_said(metadata: Sequence[Mapping[str, Any]]) -> str:
+    """`NONE_SAID`, and what the first sample gives of it that gives any."""
+    for one in metadata:
+        given = [f"{name} {one[name]}" for name in SAID if one.get(name) is not None]
+        if given:
+            return f"{NONE_SAID}: the first says {shorten(', '.join(given), 80)}"
+    return NONE_SAID
+
+
 def _doubt(metadata: Mapping[str, Any], how: str) -> tuple[str, float]:
     """Of one sample, and what it was made of; "" and NaN for what is missing or makes no sense."""
-    stated, prediction, label = (metadata.get(n) for n in (STATED, "prediction", "label"))
+    stated, prediction, label = (metadata.get(name) for name in SAID)
     try:
         if how == STATED and stated is not None:
             return STATED, _not_negative(float(stated))

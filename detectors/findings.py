@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import CROWD, NEIGHBOURS
+from detectors.baseline import CROWD, NEIGHBOURS, Measures
 from detectors.registry import DEFAULT
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from detectors.shift import Shift
@@ -100,10 +100,8 @@ class Findings:
     run on one reference, but in a source that has shifted away from it. p_value: (n,) in (0, 1],
     None without a reference, NaN in a source that has shifted away from it. tail: (n,) share of the
     reference that is at least as strange, before any source is judged by itself; None without one.
-    z: (n,) robust deviations per level. level: (n,) the level with the largest. for_its_kind: the
-    same against each sample's own neighbours, empty against a reference. parts: (n,) of the other
-    levels given the scored one, None without a reference. isolation: (n,) mean
-    distance to the nearest neighbours. deviation: (n,) what capture faults raise, of
+    z: (n,) robust deviations by measure. level: (n,) the level with the largest. isolation: (n,)
+    mean distance to the nearest neighbours. deviation: (n,) what capture faults raise, of
     `Baseline.deviation`. broken: (n,) of `Baseline.broken`.
     flagged: (f,) rows of the pool, the best first: outliers by score and verdicts, then capture
     faults by deviation; rank i + 1 is flagged[i]. kinds: (f,). reasons: (f,) tuples of strings.
@@ -121,10 +119,8 @@ class Findings:
     score: Floats
     p_value: Floats | None
     tail: Floats | None
-    z: Mapping[Level, Floats]
+    z: Measures
     level: list[Level]
-    for_its_kind: Mapping[Level, Floats]
-    parts: Floats | None
     isolation: Floats
     deviation: Floats
     broken: Mask

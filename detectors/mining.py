@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
-from detectors.baseline import ISOLATION, PARTS, Baseline, Measures, fit_pool, kind
+from detectors.baseline import ISOLATION, Baseline, Measures, fit_pool, kind
 from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
@@ -139,10 +139,8 @@ def mine(
         score=score,
         p_value=p_value,
         tail=tail,
-        z={level: z[level] for level in LEVELS},
+        z=z,
         level=strangest_level(z, baseline),
-        for_its_kind={level: z[kind(level)] for level in LEVELS if kind(level) in z},
-        parts=z.get(PARTS),
         isolation=isolation,
         deviation=deviation,
         broken=broken,

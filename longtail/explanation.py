@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from detectors import reasons
-from detectors.baseline import PARTS, kind
+from detectors.baseline import REASONS
 from detectors.pool import Patches
+from detectors.registry import DEFAULT
 from detectors.scores import NOTABLE_Z
 from index.search import Snapshot
 from index.store import IndexStore
@@ -21,6 +22,7 @@ from longtail import runs
 from longtail.flags import read_flags
 from longtail.opened import Opened, open_index
 from longtail.verdicts import VerdictLog
+from schemas import arrow
 from schemas.catalog import Catalog
 from schemas.errors import NotFoundError
 from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Group, Level, Neighbour, Verdict
@@ -28,7 +30,7 @@ from schemas.records import LEVELS, QUALITY_STATISTICS, FlagKind, Group, Level, 
 _SHOWN = 3
 _COLUMNS = [
     *("sample_id", "source", "of_reference", "score", "rank", "duplicate_of"),
-    *("isolation", "deviation", "broken", *(f"z_{level}" for level in LEVELS)),
+    *("isolation", "deviation", "broken", *map(arrow.z_column, REASONS)),
 ]
 
 
@@ -147,24 +149,24 @@ def _quality(
 
 def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[str]:
     """What a run says of a flag, said of another sample of its pool."""
-    names: dict[str, str] = {level: f"z_{level}" for level in LEVELS}
-    names |= {kind(level): f"z_{level}_for_its_kind" for level in LEVELS} | {PARTS: "z_parts"}
-    z = {
-        measure: np.array([row[name]], np.float64)
-        for measure, name in names.items()
-        if row[name] is not None
+    measured = {
+        name: arrow.z_column(name) for name in REASONS if row[arrow.z_column(name)] is not None
     }
+    z = {name: pool[column].to_numpy() for name, column in measured.items()}
     place = pc.index(pool["sample_id"], row["sample_id"]).as_py()
-    of = "reference" if row["of_reference"] else "pool"
+    score = pool["score"].to_numpy()
+    mined = runs.read_json(catalog.run(row["run_id"]) / runs.MINE)
+    detector, of = mined["policy"]["detector"], "reference" if row["of_reference"] else "pool"
+    by_default = detector == DEFAULT
     told = [
-        reasons.score_reason(pool["score"].to_numpy(), place, of),
-        *reasons.level_reasons(z, 0),
+        reasons.score_reason(score, place, of, by="" if by_default else detector),
+        *(reasons.group_reasons(z, score, place, mined["neighbours"]) if by_default else []),
+        *reasons.level_reasons(z, place),
     ]
     if row["isolation"] is not None:
-        mined = runs.read_json(catalog.run(row["run_id"]) / runs.MINE)
         reference = mined.get("reference")
         others = reference["samples"] if reference else pool.num_rows - 1
-        k = min(mined.get("neighbours", 0), others)
+        k = min(mined["neighbours"], others)
         told += reasons.isolation_reasons(pool["isolation"].to_numpy(), place, k)
     patches = _patches(catalog, row["encoder"], pool)
     if patches is not None:

@@ -270,12 +270,13 @@ class Jobs:
 
     def _check_doubt(self, encoder_id: str, how: str) -> None:
         """See that a model of the user's has said something of some sample. Raises UsageError."""
-        from detectors.disagreement import NONE_SAID, doubt
+        from detectors.disagreement import doubt, none_said
 
         of_encoder = ds.field("encoder") == encoder_id
-        said = self.catalog.samples.read(["metadata"], of_encoder)["metadata"].to_pylist()
-        if doubt([*map(json.loads, said)], how) is None:
-            raise UsageError(NONE_SAID)
+        told = self.catalog.samples.read(["metadata"], of_encoder)["metadata"].to_pylist()
+        said = [*map(json.loads, told)]
+        if doubt(said, how) is None:
+            raise UsageError(none_said(said))
 
     def curate(self, run: Run, name: str, selections: Sequence[Selection]) -> None:
         """Write the selected samples into the dataset, unless there are none."""

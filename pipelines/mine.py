@@ -12,7 +12,7 @@ embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from detectors.baseline import PARTS, Baseline, Measures
+from detectors.baseline import PARTS, REASONS, Baseline, Measures
 from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
 from detectors.mining import mine, strangest_level
@@ -215,7 +215,7 @@ def scores_table(
         ]
         for rows, distances in zip(findings.nearest, findings.nearest_distances, strict=True)
     ]
-    z: Mapping[str, NDArray[np.floating]] = {f"z_{level}": findings.z[level] for level in LEVELS}
+    z = {arrow.z_column(name): findings.z.get(name, [None] * n) for name in REASONS}
     return pa.table(
         {
             "run_id": arrow.constant(options.run_id, n),
@@ -233,16 +233,7 @@ def scores_table(
                 from_pandas=True,  # NaN is no p-value
             ),
             "level": pa.array(findings.level, pa.string()),
-            **{name: pa.array(values, pa.float32()) for name, values in z.items()},
-            **{
-                f"z_{level}_for_its_kind": pa.array(
-                    findings.for_its_kind.get(level, [None] * n), pa.float32()
-                )
-                for level in LEVELS
-            },
-            "z_parts": pa.array(
-                [None] * n if findings.parts is None else findings.parts, pa.float32()
-            ),
+            **{name: pa.array(values, arrow.SCORES.field(name).type) for name, values in z.items()},
             "isolation": pa.array(findings.isolation, pa.float32()),
             "deviation": pa.array(findings.deviation, pa.float32()),
             "broken": pa.array(findings.broken),

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
+from detectors.baseline import PARTS, Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
 from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.errors import CorruptionError
+from schemas.records import LEVELS
 
 
 def test_a_saved_baseline_scores_as_the_fitted_one(ordinary, tmp_path):
@@ -70,8 +71,8 @@ def test_parts_of_another_image_are_strange_to_a_reference(ordinary):
         known, embeddings={**known.embeddings, "mid": np.roll(known.embeddings["mid"], 1, axis=0)}
     )
     findings = mine(pool, Policy(Budget(count=5)), fit_reference(known))
-    assert all(np.abs(np.median(values)) < 0.2 for values in findings.z.values())
-    assert np.median(findings.parts) > 4
+    assert all(np.abs(np.median(findings.z[level])) < 0.2 for level in LEVELS)
+    assert np.median(findings.z[PARTS]) > 4
     assert "the other levels" in findings.reasons[0][0]
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from detectors.disagreement import doubt, entropy, loss, margin
+from detectors.disagreement import doubt, entropy, loss, margin, none_said
 from schemas.errors import UsageError
 
 PREDICTIONS = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
@@ -79,5 +79,9 @@ def test_doubt_is_read_from_metadata():
     np.testing.assert_allclose(doubt([named, placed]), -np.log([0.2, 0.8]))
     assert doubt([{}, {"prediction": "none"}, {"uncertainty": "high"}]) is None
     assert doubt([]) is None
+    assert none_said([{}, {"x": 1}]).endswith("no sample has a usable one")
+    logits = [{}, {"prediction": [-1.5, 4.0]}, {"prediction": [-2, 3]}]
+    assert doubt(logits) is None
+    assert none_said(logits).endswith("a usable one: the first says prediction [-1.5, 4.0]")
     with pytest.raises(UsageError, match="prediction and as uncertainty, which do not compare"):
         doubt([{"uncertainty": 0.1}, {"prediction": [0.5, 0.5]}])

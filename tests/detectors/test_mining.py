@@ -141,7 +141,7 @@ def test_a_capture_may_be_strange_for_its_kind_alone(rng):
     findings = mine(pool_of(*map(unit, (low, mid, high))), Policy(budget=Budget(count=1)))
     assert np.argmax(findings.deviation) == 7
     assert findings.z["low"][7] < 3
-    *_, second, first = sorted(z[7] for z in findings.for_its_kind.values())
+    *_, second, first = sorted(findings.z[f"{level} for its kind"][7] for level in LEVELS)
     assert findings.deviation[7] == pytest.approx(0.85 * (first + second) / 2)
     assert 7 in findings.flagged
     assert "may be a capture fault" in " ".join(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import re
 import subprocess
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -341,112 +336,3 @@ def test_a_file_of_something_else_is_an_error(name: str, tmp_path: Path) -> None
         describe(spec)
     with pytest.raises(EncoderError, match=r"missing.pt' does not exist"):
         describe(f"{family}:{tmp_path / 'missing.pt'}")
-
-
-class Trap:
-    """Unpickled, it leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.path,)
-
-
-def swapped(archive: Path, name: str, body: bytes) -> Path:
-    """A copy of an archive of torch.export in which one member is another."""
-    copy = archive.with_name(f"{Path(name).stem}-swapped.pt2")
-    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(copy, "w") as new:
-        members = {member: old.read(member) for member in old.namelist()}
-        (found,) = (member for member in members if member.endswith(name))
-        members[found] = body
-        for member, content in members.items():
-            if "weights/weight_" in name and member.endswith("weights_config.json"):
-                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
-            new.writestr(member, content)
-    return copy
-
-
-def test_no_pickle_is_opened(small_model: nn.Module, tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    trap = io.BytesIO()
-    torch.save(Trap(sprung), trap)
-    archive = Path(save_exported(small_model, tmp_path).partition(":")[2])
-    (tmp_path / "trap.pt").write_bytes(trap.getvalue())
-    for spec in (
-        f"torchscript:{tmp_path / 'trap.pt'}",
-        f"export:{tmp_path / 'trap.pt'}",
-        f"export:{swapped(archive, 'sample_inputs/model.pt', trap.getvalue())}",
-        f"export:{swapped(archive, 'weights/weight_0', trap.getvalue())}",
-    ):
-        with pytest.raises(EncoderError, match="cannot be loaded"):
-            describe(with_sidecar(spec))
-    assert not sprung.exists()
-
-
-def changed(archive: Path, name: str, change: Callable[[dict[str, Any]], None]) -> str:
-    """The spec of a copy of an archive of torch.export in which one JSON is another."""
-    with zipfile.ZipFile(archive) as old:
-        (found,) = (member for member in old.namelist() if member.endswith(name))
-        content = json.loads(old.read(found))
-    change(content)
-    return f"export:{swapped(archive, name, json.dumps(content).encode())}"
-
-
-def test_no_string_of_a_program_runs(small_model: nn.Module, tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    code = f"__import__('pathlib').Path({str(sprung)!r}).touch()"
-    archive = Path(save_exported(small_model, tmp_path).partition(":")[2])
-
-    def size(text: str) -> Callable[[dict[str, Any]], None]:
-        def change(program: dict[str, Any]) -> None:
-            (images,) = program["graph_module"]["graph"]["inputs"][-1:]
-            values = program["graph_module"]["graph"]["tensor_values"]
-            values[images["as_tensor"]["name"]]["sizes"][0]["as_expr"]["expr_str"] = text
-
-        return change
-
-    def argument(program: dict[str, Any]) -> None:
-        graph = program["graph_module"]["graph"]
-        graph["inputs"][-1]["as_tensor"]["name"] = f"x={code}"
-
-    def operator(program: dict[str, Any]) -> None:
-        program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
-
-    def guard(program: dict[str, Any]) -> None:
-        program["guards_code"] = [code]
-
-    def constant(constants: dict[str, Any]) -> None:
-        constants["config"]["c"] = {"path_name": "opaque_obj_0", "use_pickle": True}
-
-    program = "models/model.json"
-    for name, change, found in (
-        (program, size(f"{code} or Symbol('s0')"), "__import__"),
-        (program, size(f"Max({code!r}, 2)"), "Max"),
-        (program, argument, "x=__import__"),
-        (program, operator, "torch.os.system"),
-        ("model_constants_config.json", constant, "opaque_obj_0"),
-    ):
-        with pytest.raises(EncoderError, match=rf"it holds .*{re.escape(found)}.*export it anew"):
-            describe(with_sidecar(changed(archive, name, change)))
-    assert describe(with_sidecar(changed(archive, program, guard))).dimensions["high"] == 12
-    assert not sprung.exists()
-
-
-def test_shapes_that_are_computed_are_plain(tmp_path: Path) -> None:
-    class Windows(nn.Module):
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            n = x.shape[0]
-            halves = x.reshape(n * 4, -1)[: n * 2 + 1].sum(1)
-            return {"whole": x.mean((2, 3)) + halves.mean(), "rest": halves}
-
-    with torch.no_grad():
-        spec = with_sidecar(
-            save_exported(Windows().eval(), tmp_path),
-            SIDECAR.replace("{low: 0, mid: 1, high: 2}", "{high: whole}"),
-        )
-    assert describe(spec, device="cpu").dimensions == {"high": 3}
-    for output in ("0", "hole"):
-        with_sidecar(spec, SIDECAR.replace("{low: 0, mid: 1, high: 2}", f"{{high: {output}}}"))
-        with pytest.raises(EncoderError, match=r"its outputs are \['whole', 'rest'\]$"):
-            describe(spec, device="cpu")

@@ -79,14 +79,19 @@ def test_neighbours_are_normal_ones_and_confirmed_ones(
     assert [near.sample_id for near in told.nearest] == normal[1:4]
 
 
-@pytest.mark.parametrize(("neighbours", "there"), [(3, 3), (1000, 239)])
+@pytest.mark.parametrize(
+    ("neighbours", "there"),
+    [(3, ["3 nearest images ", "from the bulk of the pool"]), (1000, ["239 nearest images "])],
+)
 def test_an_unflagged_sample_has_the_reasons_of_a_flag(
-    tmp_path: Path, neighbours: int, there: int
+    tmp_path: Path, neighbours: int, there: list[str]
 ) -> None:
     rng = np.random.default_rng(0)
-    for i in range(240):  # two kinds of texture, one of each kind with the other's light, one alone
+    # Two kinds of texture, one of each kind with the other's light, a few alike, and one alone.
+    for i in range(240):
         pixels = rng.integers(90, 200, (16, 16, 3)) // (1 + i % 2) // (1 + (i in (3, 239)))
         pixels[: 16 * (i == 239)] = (0, 255, 255)
+        pixels[: 12 * (i in range(100, 106))] = (255, 0, 0)
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.png")
     mining = {"budget": 200, "neighbours": neighbours}
     workspace = Workspace.create(tmp_path / "w", overrides={"mining": mining})
@@ -104,7 +109,7 @@ def test_an_unflagged_sample_has_the_reasons_of_a_flag(
         assert why == [one for one in flag.reasons if not one.startswith("score ")]
     said = " ".join(reason for flag in flags for reason in flag.reasons)
     for reason in (
-        f"{there} nearest images ",
+        *there,
         "may be a capture fault",
         "out for its kind",
         "darker than",
