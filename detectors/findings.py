@@ -13,7 +13,7 @@ from detectors.registry import DEFAULT
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from detectors.shift import Shift
 from schemas.errors import UsageError
-from schemas.records import FlagKind, Level
+from schemas.records import FlagKind, Level, VerdictLabel
 
 OUTLIER: FlagKind = "outlier"
 CAPTURE_FAULT: FlagKind = "capture_fault"
@@ -76,20 +76,23 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and which of
-    them were called edge cases, and junk (None for none). Who was judged takes no place in the
-    budget again."""
+    """Earlier verdicts: sample_ids (v,), their vectors (v, d) on the scored level, and the label of
+    each. Who was judged takes no place in the budget again."""
 
     sample_ids: Sequence[str]
     vectors: NDArray[np.floating]
-    is_edge_case: Mask
-    is_junk: Mask | None = None
+    labels: Sequence[VerdictLabel]
+
+    @property
+    def is_edge_case(self) -> Mask:
+        """Which of them (v,) were called edge cases."""
+        return np.array([label == "edge_case" for label in self.labels], dtype=bool)
 
     @property
     def not_normal(self) -> list[str]:
         """The samples that nobody is to be shown as normal."""
-        odd = self.is_edge_case if self.is_junk is None else self.is_edge_case | self.is_junk
-        return [self.sample_ids[row] for row in np.flatnonzero(odd).tolist()]
+        judged = zip(self.sample_ids, self.labels, strict=True)
+        return [one for one, label in judged if label in ("edge_case", "junk")]
 
 
 @dataclass(frozen=True, slots=True)

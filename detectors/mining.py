@@ -302,7 +302,7 @@ def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[In
 
 def _merit(score: Floats, pool: Pool, policy: Policy, reviews: Reviews) -> Floats:
     vectors = pool.embeddings[policy.level]
-    return rerank(score, vectors, reviews.vectors, reviews.is_edge_case)
+    return rerank(score, vectors, reviews.vectors, reviews.labels)
 
 
 def _confirmed(

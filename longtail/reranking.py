@@ -39,13 +39,11 @@ def flags_left(
     table, rows = table.filter(rows >= 0), rows[rows >= 0]
     ids, score = table["sample_id"].to_pylist(), table["score"].to_numpy()
     reviewed = snapshot.sample_ids.rows(list(verdicts))
-    is_edge_case = np.array([given.label == "edge_case" for given in verdicts.values()], dtype=bool)
-    worth = rerank(
-        score,
-        snapshot.read(rows),
-        snapshot.read(reviewed[reviewed >= 0]),
-        is_edge_case[reviewed >= 0],
-    )
+    labels = [
+        given.label for given, row in zip(verdicts.values(), reviewed, strict=True) if row >= 0
+    ]
+    judged = snapshot.read(reviewed[reviewed >= 0])
+    worth = rerank(score, snapshot.read(rows), judged, labels)
     kinds, copies = table["kind"].to_pylist(), table["duplicate_of"].is_valid().to_numpy()
     promised = notes.read(catalog.run(run_id)).promised
     is_open = (score > 0) & ~copies

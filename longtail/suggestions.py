@@ -39,13 +39,14 @@ def suggestions(
 ) -> list[Suggestion]:
     """`count` samples of a mining run, or all that are left; see `detectors.suggest.suggest`.
 
-    What a reference holds is known, and teaches only by its verdicts.
+    What a reference holds is known, and teaches only by its verdicts; a duplicate teaches nothing.
     """
     columns = ["encoder", "sample_id", "uri", "source", "score"]
-    judged_or_new = ~ds.field("of_reference") | ds.field("sample_id").isin(
-        pa.array([*verdicts], pa.string())
-    )
-    table = catalog.scores.read(columns, (ds.field("run_id") == run_id) & judged_or_new)
+    duplicates = [one for one, given in verdicts.items() if given.label == "duplicate"]
+    asked = (
+        ~ds.field("of_reference") | ds.field("sample_id").isin(pa.array([*verdicts], pa.string()))
+    ) & ~ds.field("sample_id").isin(pa.array(duplicates, pa.string()))
+    table = catalog.scores.read(columns, (ds.field("run_id") == run_id) & asked)
     if not table.num_rows:
         return []
     stored = catalog.samples.read(

@@ -47,12 +47,10 @@ def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Re
     known = rows >= 0
     if not known.any():
         return None
-    labels = np.array(list(verdicts.values()))[known]
     return Reviews(
         sample_ids=snapshot.sample_ids.take(rows[known]),
         vectors=snapshot.read(rows[known]),
-        is_edge_case=labels == "edge_case",
-        is_junk=labels == "junk",
+        labels=[label for label, here in zip(verdicts.values(), known, strict=True) if here],
     )
 
 

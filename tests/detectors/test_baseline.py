@@ -199,7 +199,7 @@ def test_verdicts_move_what_is_like_them(ordinary):
     before = mine(pool, Policy(Budget(count=8)))
     junk = before.flagged[:1]
     high = pool.embeddings["high"]
-    reviews = Reviews([pool.sample_ids[i] for i in junk], high[junk], np.array([False]))
+    reviews = Reviews([pool.sample_ids[i] for i in junk], high[junk], ["normal"])
     after = mine(pool, Policy(Budget(count=8)), reviews=reviews)
     assert after.flagged[0] != junk[0]
     assert not np.isin(after.flagged[:8], np.arange(8)).any()
@@ -210,7 +210,7 @@ def test_verdicts_move_what_is_like_them(ordinary):
 def test_a_confirmed_edge_case_nearby_is_a_reason(ordinary):
     pool = ordinary(300, odd=8)
     high = pool.embeddings["high"]
-    reviews = Reviews([pool.sample_ids[3]], high[3:4], np.array([True]))
+    reviews = Reviews([pool.sample_ids[3]], high[3:4], ["edge_case"])
     findings = mine(pool, Policy(Budget(count=8)), reviews=reviews)
     other = next(i for i, row in enumerate(findings.flagged) if row != 3 and row < 8)
     assert f"from confirmed edge case {pool.sample_ids[3][:12]}" in " ".join(

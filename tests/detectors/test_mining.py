@@ -233,8 +233,7 @@ def test_against_a_reference_its_own_samples_are_what_is_normal(ordinary):
     assert set(junk) < set(reference.sample_ids)
     vectors = reference.embeddings["high"]
     rows = [reference.sample_ids.index(one) for one in junk]
-    no = np.zeros(3, dtype=bool)
-    reviews = Reviews(junk, vectors[rows], is_edge_case=no, is_junk=~no)
+    reviews = Reviews(junk, vectors[rows], ["junk"] * 3)
     findings = mine(pool, policy, baseline, reviews, reference)
     for row, near in zip(findings.flagged, findings.nearest, strict=True):
         gaps = np.linalg.norm(vectors - pool.embeddings["high"][row], axis=1)
@@ -247,8 +246,7 @@ def test_what_was_judged_junk_is_not_normal(levels):
     high = displaced(high, [7], 3)
     pool, policy = pool_of(low, mid, high), Policy(Budget(count=1))
     junk = mine(pool, policy).nearest[0]
-    names, no = [pool.sample_ids[row] for row in junk], np.zeros(3, dtype=bool)
-    reviews = Reviews(names, high[junk], is_edge_case=no, is_junk=~no)
+    reviews = Reviews([pool.sample_ids[row] for row in junk], high[junk], ["junk"] * 3)
     assert not set(mine(pool, policy, reviews=reviews).nearest[0]) & set(junk)
 
 

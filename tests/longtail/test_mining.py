@@ -128,6 +128,18 @@ def test_verdicts_rerank_what_is_left_at_once_and_in_the_next_run(
     assert workspace.mine().flagged == 0
 
 
+def test_a_duplicate_leaves_its_place_and_moves_no_other(workspace: Workspace) -> None:
+    first, *copies = [one.sample_id for one in workspace.flags(kind="outlier")[:4]]
+    workspace.verdict([first], "edge_case")
+    before = [one.sample_id for one in workspace.flags(kind="outlier", left=True)]
+    workspace.verdict(copies, "duplicate")
+    after = [one.sample_id for one in workspace.flags(kind="outlier", left=True)]
+    stay = [one for one in before if one not in copies]
+    assert (after[: len(stay)], len(after)) == (stay, len(before))
+    workspace.mine()
+    assert [one.sample_id for one in workspace.flags(kind="outlier")] == after
+
+
 def test_what_is_like_confirmed_edge_cases_comes_up(workspace: Workspace) -> None:
     scores = workspace.catalog.scores.read(["sample_id", "score", "rank"]).to_pylist()
     low = [row for row in scores if row["rank"] is None and row["score"] > 0]

@@ -62,3 +62,12 @@ def test_before_the_first_run_there_is_nothing_to_suggest(longtail, empty: Works
         empty.suggest()
     assert longtail("suggest", "-w", empty.root).code == 2
     assert longtail("suggest", "-w", empty.root, "-n", 0).code == 2
+
+
+def test_a_duplicate_is_no_label_of_a_classifier(workspace: Workspace) -> None:
+    ids = sorted(workspace.catalog.samples.read(["sample_id"])["sample_id"].to_pylist())
+    workspace.verdict(ids[:10], "edge_case")
+    workspace.verdict(ids[10:20], "duplicate")
+    found = workspace.suggest(90)
+    assert {one.why for one in found} == {"outlier", "representative"}
+    assert {one.sample_id for one in found} == {*ids[20:]}
