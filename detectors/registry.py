@@ -97,6 +97,8 @@ def patch(pool: Pool, baseline: Baseline) -> Floats:
 
 def uncertainty(pool: Pool, baseline: Baseline) -> Floats:
     """The user's model's doubt, as the pool was read for; a sample without one counts as sure."""
+    if not len(pool):
+        return np.zeros(0)
     if pool.uncertainty is None or np.isnan(pool.uncertainty).all():
         raise UsageError(NONE_SAID)
     least = float(np.nanmin(pool.uncertainty))
@@ -198,6 +200,8 @@ def _of_pyod(name: str, class_name: str) -> Detector:
 
 def _checked(name: str, found: Detector) -> Detector:
     def check(pool: Pool, baseline: Baseline) -> Floats:
+        if not len(pool):
+            return np.zeros(0)
         try:
             given = found(pool, baseline)
         except UsageError:

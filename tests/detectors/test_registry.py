@@ -111,6 +111,13 @@ def test_the_doubt_of_a_users_model_is_a_detector(ordinary):
             mine(ordinary(50), Policy(detector=name))
 
 
+@pytest.mark.parametrize("name", [*DOUBTS, "module:numpy:nanmin"])
+def test_where_a_reference_holds_every_sample_nothing_is_asked_of_a_detector(name, ordinary):
+    reference = ordinary(50)
+    findings = mine(ordinary(0, near=reference), Policy(detector=name), fit_reference(reference))
+    assert (findings.score.shape, len(findings.flagged)) == ((0,), 0)
+
+
 def test_the_strangest_spot_is_a_detector(ordinary):
     unknown = np.full(50, np.nan)
     scores = np.r_[np.linspace(0.1, 0.5, 49), np.nan]

@@ -169,6 +169,10 @@ def test_the_doubt_of_ones_own_model_ranks(
     by_margin = Workspace(empty.root, {"mining": {"detector": "margin", "budget": 5}})
     by_margin.mine()
     assert [flag.uri for flag in by_margin.flags(kind="outlier")] == uris
+    of_all = ["--reference", "before:2100-01-01", "--set", "mining.detector=uncertainty"]
+    told = longtail("mine", "-w", empty.root, *of_all)
+    assert told.code == 0
+    assert "the reference holds every sample" in told.out
     with pytest.raises(UsageError, match="no sample has a usable one"):
         Workspace(empty.root, {"mining": {"detector": "loss"}}).mine()
     told = longtail("mine", "-w", workspace.root, "--set", "mining.detector=uncertainty")
