@@ -8,7 +8,6 @@ outliers and faults --> groups, reasons, nearest normal samples
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import repeat
 
@@ -153,7 +152,7 @@ def mine(
         confirmed_distances=confirmed_distances,
         group=group,
         group_distance=group_distance,
-        shifts=_dated(shifts, pool),
+        shifts=shifts,
         notes=[*notes, *_unscored(pool, policy)],
         promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
@@ -187,21 +186,10 @@ def _unscored(pool: Pool, policy: Policy) -> list[str]:
 def _settle_sources(pool: Pool, raw: Measures, baseline: Baseline) -> tuple[Measures, list[Shift]]:
     """Robust z of every measure, with a source that moved as a whole judged by itself."""
     z = baseline.scales.z(raw, pool.sources)
-    shifts = find_shifts(z, pool.sources, baseline.z, baseline.sources, pool.times)
+    shifts = find_shifts(z, pool, baseline.z, baseline.sources)
     moved = [shift.source for shift in shifts]
     scales = baseline.scales.learned(raw, pool.sources, moved)
     return (scales.z(raw, pool.sources) if moved else z), shifts
-
-
-def _dated(shifts: Sequence[Shift], pool: Pool) -> list[Shift]:
-    """The shifts, with whether the times of their sources are those of ingestion."""
-    if pool.undated is None:
-        return list(shifts)
-    sources = np.asarray(pool.sources)
-    return [
-        replace(shift, ingested=bool(pool.undated[sources == shift.source].any()))
-        for shift in shifts
-    ]
 
 
 def _score(

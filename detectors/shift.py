@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from detectors.baseline import Measures, rows_by_source
@@ -32,8 +31,8 @@ class Shift:
     level: where it moved most. deviations: how far its median lies from the reference's, in
     robust deviations. p_value: of the one-sided Mann-Whitney test, Bonferroni over sources and
     levels. samples: how many. since: when it began, None where times are unknown. ingested: whether
-    by the time of ingestion, as captures are not dated. others: whether the pool's other sources
-    stood for a reference.
+    that is a time of ingestion, as the capture is not dated. others: whether the pool's other
+    sources stood for a reference.
     """
 
     source: str
@@ -57,19 +56,15 @@ class Shift:
 
 
 def find_shifts(
-    z: Measures,
-    sources: Sequence[str],
-    reference_z: Measures,
-    reference_sources: Sequence[str],
-    times: NDArray[np.datetime64] | None = None,
+    z: Measures, pool: Pool, reference_z: Measures, reference_sources: Sequence[str]
 ) -> list[Shift]:
     """Sources of a pool that lie further out than the reference's samples of the same source.
 
-    z, reference_z: (n,) and (m,) per measure, on one scale. A source that the reference does not
-    hold is compared with all of it.
+    z, reference_z: (n,) of the pool and (m,) per measure, on one scale. A source that the reference
+    does not hold is compared with all of it.
     """
     known = rows_by_source(reference_sources)
-    rows_of = _large(sources)
+    rows_of = _large(pool.sources)
     found = []
     for source, rows in rows_of.items():
         usual = known.get(source, np.arange(len(reference_sources)))
@@ -81,8 +76,8 @@ def find_shifts(
             continue
         p_value = _further(z[level][rows], reference_z[level][usual], len(rows_of))
         if p_value <= SIGNIFICANT:
-            since = _since(z[level][rows], times[rows]) if times is not None else None
-            found.append(Shift(source, level, float(gaps[level]), p_value, len(rows), since))
+            since = _since(z[level][rows], pool, rows)
+            found.append(Shift(source, level, float(gaps[level]), p_value, len(rows), *since))
     return _furthest_first(found)
 
 
@@ -94,7 +89,7 @@ def find_unlike(pool: Pool) -> list[Shift]:
     anyway is no news; one is told when it lies twice as far out as the median sample of the others
     does. At most half of the pool can be unlike the rest.
     """
-    rows_of = _large(pool.sources)
+    rows_of = _held(pool)
     outside = _outside(pool, rows_of)
     out = {level: np.zeros(len(pool)) for level in LEVELS}
     for source, (z, _) in outside.items():
@@ -103,17 +98,39 @@ def find_unlike(pool: Pool) -> list[Shift]:
     found = []
     for source, (z, others_z) in outside.items():
         rows = rows_of[source]
-        usual = {level: max(0.0, float(np.median(np.delete(out[level], rows)))) for level in LEVELS}
-        gaps = {level: float(out[level][rows[0]]) - usual[level] for level in LEVELS}
-        level = max(LEVELS, key=lambda each: gaps[each] - max(FAR, usual[each]))
-        if gaps[level] < max(FAR, usual[level]):
+        far = {level: float(out[level][rows[0]]) for level in LEVELS}
+        excess: dict[Level, float] = {}
+        for level in LEVELS:
+            if far[level] >= FAR:  # else there is no need of a median of the pool
+                usual = float(np.median(np.delete(out[level], rows)))
+                excess[level] = far[level] - usual - max(FAR, usual)
+        if max(excess.values(), default=-1.0) < 0:
             continue
+        level = max(excess, key=excess.__getitem__)
         p_value = _further(z[level], others_z[level], len(outside))
         if p_value <= SIGNIFICANT:
-            since = _since(z[level], pool.times[rows]) if pool.times is not None else None
-            far = float(out[level][rows[0]])
-            found.append(Shift(source, level, far, p_value, len(rows), since, others=True))
+            since = _since(z[level], pool, rows)
+            found.append(Shift(source, level, far[level], p_value, len(rows), *since, others=True))
     return _furthest_first(found)
+
+
+def _held(pool: Pool) -> dict[str, Ints]:
+    """The large sources; of two that are nearly all of the pool, only the one that may be news.
+
+    Nothing says what two usually differ by. It is the smaller, or of equal ones the one that began
+    later, or else comes later by its name.
+    """
+    rows_of = _large(pool.sources)
+
+    def precedence(source: str) -> tuple[int, int, str]:
+        rows, began = rows_of[source], 0
+        if pool.times is not None:  # NaT is the least integer
+            began = int(np.fmin.reduce(pool.times[rows]).astype("M8[us]").astype(np.int64))
+        return -len(rows), began, source
+
+    if len(rows_of) == 2 and sum(map(len, rows_of.values())) > len(pool) - FEWEST:
+        del rows_of[min(rows_of, key=precedence)]
+    return rows_of
 
 
 def _outside(pool: Pool, rows_of: Mapping[str, Ints]) -> dict[str, tuple[Measures, Measures]]:
@@ -127,7 +144,8 @@ def _outside(pool: Pool, rows_of: Mapping[str, Ints]) -> dict[str, tuple[Measure
         others = np.setdiff1d(np.arange(len(pool)), rows)
         if len(others) < max(FEWEST, len(rows)):
             continue
-        others = others[:: -(-len(others) // ENOUGH)]
+        if len(others) > ENOUGH:
+            others = np.random.default_rng(0).choice(others, ENOUGH, replace=False)
         fits = {level: fit_bulk(pool.embeddings[level][others]) for level in LEVELS}
         scales = {level: fit_scale(distance) for level, (_, distance) in fits.items()}
         usual: Measures = {
@@ -166,15 +184,20 @@ def _furthest_first(found: Iterable[Shift]) -> list[Shift]:
     return sorted(found, key=lambda shift: -shift.deviations)
 
 
-def _since(z: Floats, times: NDArray[np.datetime64]) -> np.datetime64 | None:
-    """The first time after the lowest point of the cumulative sum about half the shift."""
-    known = ~np.isnat(times)
-    if not known.any():
-        return None
-    order = np.argsort(times[known], kind="stable")
-    climb = np.cumsum(z[known][order] - np.median(z) / 2)
+def _since(z: Floats, pool: Pool, rows: Ints) -> tuple[np.datetime64 | None, bool]:
+    """The first time after the lowest point of the cumulative sum about half the shift.
+
+    Also whether it is the time of an ingestion. z: of the rows.
+    """
+    if pool.times is None or np.isnat(pool.times[rows]).all():
+        return None, False
+    known = np.flatnonzero(~np.isnat(pool.times[rows]))
+    order = known[np.argsort(pool.times[rows[known]], kind="stable")]
+    climb = np.cumsum(z[order] - np.median(z) / 2)
     start = 0 if climb.min() >= 0 else min(int(np.argmin(climb)) + 1, len(order) - 1)
-    return np.datetime64(times[known][order][start])
+    first = rows[order[start]]
+    undated = pool.undated is not None and bool(pool.undated[first])
+    return np.datetime64(pool.times[first]), undated
 
 
 def _p(p_value: float) -> str:

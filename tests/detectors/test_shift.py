@@ -7,6 +7,9 @@ import pytest
 
 from detectors.findings import Budget, Policy
 from detectors.mining import mine
+from detectors.pool import Pool
+from detectors.shift import find_shifts, find_unlike
+from schemas.records import LEVELS
 
 START = np.datetime64("2026-03-01T00:00:00")
 
@@ -58,6 +61,37 @@ def test_two_new_cameras_that_are_alike_are_both_told(ordinary):
     assert sorted(said(of_sources(ordinary(600, odd=120), names))) == ["second", "third"]
 
 
+@pytest.mark.parametrize("samples", [30, 60, 300])
+def test_of_two_equal_sources_the_one_that_began_later_is_told(ordinary, samples):
+    pool = of_sources(ordinary(2 * samples, odd=samples), np.repeat(["a", "b"], samples))
+    assert said(pool) == ["b"]  # nobody knows when, and it comes later by name
+    times = START + np.arange(2 * samples) * np.timedelta64(1, "m")
+    times[samples] = np.datetime64("NaT")
+    assert said(replace(pool, times=times)) == ["b"]
+    assert said(replace(pool, times=times[::-1])) == ["a"]
+    others = ["other"] * 10
+    assert said(of_sources(ordinary(2 * samples + 10, odd=samples), [*pool.sources, *others])) == [
+        "b"
+    ]
+
+
+@pytest.mark.parametrize(("new", "old"), [(30, 31), (290, 310), (310, 290)])
+def test_of_two_sources_the_smaller_is_told(ordinary, new, old):
+    pool = of_sources(ordinary(new + old, odd=new), ["new"] * new + ["old"] * old)
+    assert said(pool) == ["new" if new < old else "old"]
+
+
+def test_of_many_samples_those_drawn_say_what_is_usual_whatever_their_order(rng):
+    """Hundreds of small sources of two kinds in turns, and a larger one that is of the second."""
+    levels = {level: 0.1 * rng.normal(size=(10_100, 8)) for level in LEVELS}
+    for X in levels.values():
+        X[1:10_000:2, 3] += 1
+        X[10_000:, 3] += 1
+    sources = [*(f"small-{i // 20}" for i in range(10_000)), *["larger"] * 100]
+    nowhere = np.empty((10_100, 0), np.float32)
+    assert find_unlike(Pool(sources, sources, levels, {}, nowhere)) == []
+
+
 def test_sources_of_one_kind_are_not_told(ordinary, rng):
     for count in (2, 3, 5, 40):
         pool = ordinary(600)
@@ -81,3 +115,60 @@ def test_fewer_than_thirty_are_edge_cases_and_a_lone_source_is_what_it_is(ordina
     assert said(ordinary(600, odd=29)) == []
     constant = {level: np.ones_like(X) for level, X in pool.embeddings.items()}
     assert said(of_sources(replace(pool, embeddings=constant), ["a", "b"] * 300)) == []
+
+
+def test_one_that_is_farther_out_is_told_where_it_is_twice_as_far_as_the_others(ordinary):
+    pool = of_sources(ordinary(600), np.repeat([f"line-{i}" for i in range(5)], 120))
+    shown = [pool.embeddings["mid"], pool.embeddings["high"]]
+    for X in shown:
+        for i in range(5):
+            X[120 * i : 120 * (i + 1), 1 + i] += 0.4
+        X[:120, 1] += 0.3
+    assert find_unlike(pool) == []  # 4.7 deviations out, where the others lie 3
+    for X in shown:
+        X[:120, 1] += 0.5
+    assert [shift.source for shift in find_unlike(pool)] == ["line-0"]
+
+
+def test_half_of_it_beyond_one_deviation_is_enough(ordinary):
+    pool = of_sources(ordinary(600), ["new"] * 100 + ["old"] * 500)
+    for X in pool.embeddings.values():
+        X[:100, 3] += 0.25
+    (shift,) = find_unlike(pool)
+    assert 1 <= shift.deviations < 3
+
+
+def z_of(*values):
+    """The same robust deviations at every level."""
+    return dict.fromkeys(LEVELS, np.concatenate(values))
+
+
+def test_a_source_is_held_against_its_own_past(ordinary, rng):
+    usual, dirty = rng.normal(size=300), rng.normal(4, 1, size=100)
+    pool = of_sources(ordinary(60), ["dirty"] * 60)
+    reference = z_of(usual, dirty), ["clean"] * 300 + ["dirty"] * 100
+    assert find_shifts(z_of(dirty[:60]), pool, *reference) == []
+    (shift,) = find_shifts(z_of(dirty[:60] + 3), pool, *reference)
+    assert shift.deviations == pytest.approx(3, abs=0.5)
+
+
+def shift_of(pool, z):
+    (shift,) = find_shifts(z_of(z), pool, z_of(np.linspace(-1, 1, 100)), ["other"] * 100)
+    return shift
+
+
+def test_samples_without_a_time_do_not_say_when_it_began(ordinary):
+    pool = ordinary(60, start=START)
+    pool.times[50:] = np.datetime64("NaT")
+    z = np.r_[np.zeros(10), np.full(40, 5.0), np.full(10, -90.0)]
+    assert shift_of(pool, z).since == pool.times[10]
+    assert shift_of(replace(pool, times=np.full(60, np.datetime64("NaT"))), z).since is None
+    assert shift_of(replace(pool, times=None), z).since is None
+
+
+def test_the_sample_that_gave_the_time_says_whether_it_was_captured_then(ordinary):
+    pool, z = ordinary(60, start=START), np.r_[np.zeros(10), np.full(50, 5.0)]
+    for undated, ingested in ((10, True), (11, False)):
+        shift = shift_of(replace(pool, undated=np.arange(60) == undated), z)
+        assert (shift.since, shift.ingested) == (pool.times[10], ingested)
+        assert (", ingested since 2026-03-01T00:10:00" in str(shift)) is ingested
