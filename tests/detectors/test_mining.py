@@ -200,6 +200,48 @@ def test_faults_lend_no_threshold_to_what_a_rate_proves(ordinary):
     assert findings.notes[-1].endswith("of these are capture faults, or unproven without them")
 
 
+def test_a_source_that_has_shifted_is_judged_by_itself(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(200, odd=60, near=reference)
+    for X in pool.embeddings.values():
+        X[7, 4] += 2
+    pool = replace(pool, sources=["night"] * 60 + ["line-3"] * 140)
+    findings = mine(pool, Policy(Budget(count=1)), fit_reference(reference))
+    assert [shift.source for shift in findings.shifts] == ["night"]
+    for values in findings.z.values():
+        assert np.median(values[:60]) == pytest.approx(0, abs=1e-6)
+    assert findings.flagged.tolist() == [7]
+
+
+def test_an_edge_case_that_a_rate_flags_again_is_not_near_itself(ordinary):
+    reference = ordinary(400)
+    pool = ordinary(300, odd=20, near=reference)
+    reviews = Reviews([pool.sample_ids[3]], pool.embeddings["high"][3:4], ["edge_case"])
+    findings = mine(pool, Policy(fdr=0.1), fit_reference(reference), reviews)
+    near = dict(zip(findings.flagged.tolist(), findings.confirmed.tolist(), strict=True))
+    assert (near[3], near[4]) == (-1, 0)
+
+
+def test_groups_of_faults_are_numbered_after_those_of_outliers(levels):
+    low, mid, high = levels
+    odd, faults = np.arange(6), np.arange(100, 106)
+    low, mid = displaced(low, faults, 2, by=4.0), displaced(mid, faults, 2, by=4.0)
+    high = displaced(displaced(high, odd, 3), faults, 2, by=0.8)
+    findings = mine(pool_of(low, mid, high), Policy(Budget(count=6)))
+    groups = dict(zip(findings.flagged.tolist(), findings.group.tolist(), strict=True))
+    assert {groups[row] for row in odd} == {0}
+    assert {groups[row] for row in faults} - {-1} == {1}
+
+
+def test_a_fault_that_was_judged_is_no_flag_again(levels):
+    low, mid, high = levels
+    low, mid = displaced(low, [100, 101], 2), displaced(mid, [100, 101], 2)
+    pool = pool_of(low, mid, displaced(high, [7, 8], 3))
+    reviews = Reviews([pool.sample_ids[100]], pool.embeddings["high"][[100]], ["duplicate"])
+    findings = mine(pool, Policy(Budget(count=2)), reviews=reviews)
+    assert (findings.flagged[2:].tolist(), findings.kinds[2:]) == ([101], ["capture_fault"])
+
+
 def test_a_group_larger_than_the_budget_is_a_group(levels, rng):
     low, mid, high = (level.copy() for level in levels)
     group = np.arange(60)
