@@ -161,7 +161,16 @@ class Score(beam.DoFn):
         words, fit = _known_by(options), _fit(options, baseline)
         _, before = run_before(options, lambda earlier: earlier.reference == words)
         strangeness = drift(findings, pool, options, fit)
-        said = notes.of_findings(findings, options.run_id, before, words, fit, strangeness, reviews)
+        said = notes.of_findings(
+            findings,
+            options.run_id,
+            before,
+            options.encoder_id,
+            words,
+            fit,
+            strangeness,
+            reviews,
+        )
         if calibrated is not None:
             said = notes.with_strange(said, options.run_id, _strange(calibrated, options))
         notes.record(options.catalog.run(options.run_id), said)
@@ -324,11 +333,12 @@ def _strange(baseline: Baseline, options: MineOptions) -> list[str]:
 def run_before(
     options: MineOptions, alike: Callable[[notes.Notes], bool]
 ) -> tuple[str, notes.Notes]:
-    """The newest run whose notes are alike, and these; empty for none."""
+    """The newest run of this encoder whose notes are alike, and these; empty for none."""
     catalog = options.catalog
     runs = sorted({str(file.partition) for file in catalog.scores.files()}, reverse=True)
     told = ((run_id, notes.read(catalog.run(run_id))) for run_id in runs)
-    return next(((r, n) for r, n in told if alike(n)), ("", notes.Notes()))
+    found = ((r, n) for r, n in told if n.encoder == options.encoder_id and alike(n))
+    return next(found, ("", notes.Notes()))
 
 
 def drift(findings: Findings, pool: Pool, options: MineOptions, fit: str) -> notes.Drift | None:

@@ -3,6 +3,7 @@
 notes: one line each: a promise that is kept or withdrawn, a source that has shifted.
 promised: whether the outliers are all that is proven at a rate, so that none can stand in for one.
 moved: how many outliers owe their place to verdicts.
+encoder: whose samples were mined.
 reference: what the pool was held against, in the words of the settings, empty for nothing.
 fit: the samples of that reference and how they were fitted and scored; what differs in this cannot
 be compared. strangeness: of the samples that were new to it, in the newest run that had any.
@@ -34,6 +35,7 @@ class Notes:
     notes: tuple[str, ...] = ()
     promised: bool = False
     moved: int = 0
+    encoder: str = ""
     reference: str = ""
     fit: str = ""
     strangeness: Strangeness | None = None
@@ -63,6 +65,7 @@ def of_findings(
     findings: Findings,
     run_id: str,
     before: Notes,
+    encoder: str,
     reference: str = "",
     fit: str = "",
     drift: Drift | None = None,
@@ -70,8 +73,8 @@ def of_findings(
 ) -> Notes:
     """What the findings of a pool have to say.
 
-    before: the notes of the run before on a reference of the same words, so that a shift is news
-    once. reviews: the verdicts that the outliers were ranked by.
+    before: the notes of the encoder's run before on a reference of the same words, so that a shift
+    is news once. reviews: the verdicts that the outliers were ranked by.
     """
     said = {shift.source: before.shifts.get(shift.source, run_id) for shift in findings.shifts}
     shifts = [
@@ -94,6 +97,7 @@ def of_findings(
         notes=tuple(notes),
         promised=findings.promised,
         moved=findings.moved,
+        encoder=encoder,
         reference=reference,
         fit=fit,
         strangeness=strangeness,
@@ -137,6 +141,7 @@ def read(folder: Path) -> Notes:
         notes=tuple(content["notes"]),
         promised=content["promised"],
         moved=content["moved"],
+        encoder=content.get("encoder", ""),
         reference=content["reference"],
         fit=content.get("fit", ""),
         strangeness=found and Strangeness(found["samples"], tuple(found["above"])),

@@ -73,6 +73,25 @@ def test_one_level_tells_no_capture_faults(mined: Workspace) -> None:
     assert [flag.kind for flag in mined.flags()] == ["outlier"]
 
 
+def test_what_a_run_by_another_model_said_is_no_news_of_this_one(tmp_path: Path) -> None:
+    made = np.random.default_rng(0).normal(0, 0.1, (240, 16)) + np.eye(16)[0]
+    made[:60, 3] += 1
+    uris, sources = [f"{i}.png" for i in range(240)], ["new"] * 60 + ["old"] * 180
+    file = write(tmp_path / "v.parquet", uris, as_lists(made), source=pa.array(sources))
+    root = Workspace.create(tmp_path / "two").root
+
+    def said(model: str, budget: int) -> str:
+        opened = Workspace(root, {"encoder": f"vectors:{model}", "mining": {"budget": budget}})
+        opened.run([str(file)])
+        (note,) = [note for note in opened.notes() if "'new'" in note]
+        return note
+
+    told = "source 'new' is unlike the others"
+    assert said("one", 5).startswith(told)
+    assert said("two", 5).startswith(told)
+    assert said("one", 6).startswith("source 'new' still lies")
+
+
 def test_a_sample_is_its_vector_and_what_its_row_says(mined: Workspace, images: list[str]) -> None:
     rows = mined.catalog.samples.read().sort_by("uri")
     assert rows["uri"].to_pylist() == sorted(images)
