@@ -166,15 +166,15 @@ def index_line(state: dict[str, Any]) -> str:
 
 def print_flags(flags: Sequence[Flag]) -> None:
     """A table of flags for a person, best first, and one of the groups they are in."""
-    mixed = len({flag.kind for flag in flags}) > 1
+    faults = any(flag.kind == "capture_fault" for flag in flags)
     groups = {flag.group.number: flag.group for flag in flags if flag.group}
-    kind, group = ["kind"] * mixed, ["group"] * bool(groups)
+    kind, group = ["kind"] * faults, ["group"] * bool(groups)
     print_table(
         ("rank", *kind, *group, "sample", "image", "score", "p-value", "level", "why"),
         [
             (
                 str(flag.rank),
-                *[_KINDS[flag.kind]] * mixed,
+                *[_KINDS[flag.kind]] * faults,
                 *[str(flag.group.number) if flag.group else "-"] * bool(groups),
                 flag.sample_id[:SAMPLE_ID_DIGITS],
                 short_uri(flag.uri),

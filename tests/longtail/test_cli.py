@@ -114,6 +114,8 @@ def test_a_table_of_both_kinds_tells_them_apart(
     assert rows[0] == ["rank", "kind"]
     assert [str(outliers[0].rank), "outlier"] in rows
     assert [str(outliers[1].rank), "fault"] in rows
+    print_flags([replace(outliers[1], kind="capture_fault")])
+    assert capsys.readouterr().out.split()[:2] == ["rank", "kind"]
 
 
 def test_a_run_with_nothing_to_do_says_why(
