@@ -23,6 +23,8 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -30,7 +32,7 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from detectors.baseline import ISOLATION, Baseline, Measures
 from detectors.disagreement import DOUBTS, NONE_SAID
-from detectors.pool import Pool
+from detectors.pool import Patches, Pool
 from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError
 from schemas.records import LEVELS
@@ -159,13 +161,26 @@ def _of_module(name: str, path: str) -> Detector:
     module, _, function = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the user's module raises as it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises on import
         away = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         hint = "; put the folder that holds it on PYTHONPATH" if away else ""
         raise UsageError(f"detector '{name}' cannot be imported: {_said(error)}{hint}") from error
     if not callable(found):
         raise UsageError(f"detector '{name}' is a {type(found).__name__}, not a function")
-    return found  # type: ignore[no-any-return]
+    return lambda pool, baseline: found(_read_only(pool), baseline)
+
+
+def _read_only(value: Any) -> Any:
+    """The same, with views of its arrays that cannot be written to: the run goes on with these."""
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    elif isinstance(value, Mapping):
+        value = {name: _read_only(each) for name, each in value.items()}
+    elif isinstance(value, Pool | Patches):
+        names = [field.name for field in fields(value)]
+        value = replace(value, **{name: _read_only(getattr(value, name)) for name in names})
+    return value
 
 
 def _of_pyod(name: str, class_name: str) -> Detector:
@@ -206,7 +221,7 @@ def _checked(name: str, found: Detector) -> Detector:
             given = found(pool, baseline)
         except UsageError:
             raise
-        except Exception as error:  # whatever a function of the user's raises
+        except (Exception, SystemExit) as error:  # whatever a function of the user's raises
             raise UsageError(f"detector '{name}' failed: {_said(error)}") from error
         try:
             scores = np.asarray(given, dtype=np.float64)
@@ -222,6 +237,6 @@ def _checked(name: str, found: Detector) -> Detector:
     return check
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """The kind of an error and its words, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

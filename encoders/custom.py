@@ -25,9 +25,10 @@ def load(target: str) -> Encoder:
         found = getattr(importlib.import_module(module), attribute)
         ready = not isinstance(found, type) and hasattr(found, "encode")
         encoder = found if ready or not callable(found) else _make(found)
-    except Exception as error:  # it runs a person's own code
+    except (Exception, SystemExit) as error:  # it runs a person's own code
         raise EncoderError(
-            f"encoder 'module:{target}' cannot be made: {first_line(error)}; "
+            f"encoder 'module:{target}' cannot be made: {type(error).__name__}: "
+            f"{first_line(error)}; "
             "give module:PACKAGE.ATTRIBUTE, with the package on PYTHONPATH"
         ) from error
     info = getattr(encoder, "info", None)
@@ -76,7 +77,7 @@ class Checked:
             return getattr(self._encoder, method)(pixels)
         except LongtailError:
             raise
-        except Exception as error:  # it runs a person's own code
+        except (Exception, SystemExit) as error:  # it runs a person's own code
             raise EncoderError(
                 f"{self._name} failed in {method}, on {len(pixels)} images: "
                 f"{type(error).__name__}: {first_line(error)}; --debug shows where"

@@ -80,7 +80,7 @@ def _checked(pixels: Pixels, info: EncoderInfo) -> Pixels:
     return pixels
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, without its pages of context."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     # TorchScript begins with where it was, and ends with what happened

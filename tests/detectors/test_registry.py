@@ -195,6 +195,14 @@ def test_a_users_function_is_found_by_its_module(ordinary, monkeypatch):
             "def f(pool, baseline): return ['a'] * len(pool)",
             "gives no numbers: ValueError: .* 'a'$",
         ),
+        ("import sys; sys.exit(3)", "cannot be imported: SystemExit: 3$"),
+        ("def f(pool, baseline): exit('enough')", "failed: SystemExit: enough$"),
+        (
+            "def f(pool, baseline): pool.embeddings['high'] -= 1",
+            "failed: ValueError: .* read-only$",
+        ),
+        ("def f(pool, baseline): pool.patches.score[0] = 1", "failed: ValueError: .* read-only$"),
+        ("def f(pool, baseline): pool.distances.sort()", "failed: ValueError: .* read-only$"),
         ("def f(pool, baseline): return [1.0]", "must give 6 finite scores, not "),
     ],
 )
@@ -204,7 +212,7 @@ def test_a_mistake_in_a_users_module_names_the_detector(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
     (tmp_path / "their_module.py").write_text(content)
-    pool = ordinary(6)
+    pool = replace(ordinary(6), patches=Patches(*np.ones((3, 6))))
     with pytest.raises(UsageError, match=f"^detector 'module:their_module:f' {message}"):
         registry.detector("module:their_module:f")(pool, fit_pool(pool))
 

@@ -27,6 +27,10 @@ class Counted(MeanColour):
         Counted.made += 1
 
 
+def leaves():
+    raise SystemExit(3)
+
+
 def broken():
     return {}["weights"]
 
@@ -56,6 +60,7 @@ no_low = wrong(lambda given: {"high": given["high"]})
 lists = wrong(lambda given: {level: vectors.tolist() for level, vectors in given.items()})
 texts = wrong(lambda given: given | {"high": given["high"].astype(str)})
 raises = wrong(lambda given: given["weights\\nhere"])
+ends = wrong(lambda given: leaves())
 flat = wrong(lambda given: given)
 flat.info = replace(flat.info, dimensions={"low": 3})
 """
@@ -102,8 +107,9 @@ def test_it_is_made_once() -> None:
         ("my_encoders.Missing", "has no attribute 'Missing'"),
         ("no_such_package.Encoder", "No module named 'no_such_package'"),
         ("nodot", "cannot be made"),
-        ("my_encoders.broken", "cannot be made: 'weights'"),
-        ("not_python.Encoder", "cannot be made: expected ':'"),
+        ("my_encoders.broken", "cannot be made: KeyError: 'weights'"),
+        ("not_python.Encoder", "cannot be made: SyntaxError: expected ':'"),
+        ("my_encoders.leaves", "cannot be made: SystemExit: 3; give"),
         ("my_encoders.number", "must have `info`"),
         ("my_encoders.flat", r"dimensions \{'low': 3\} in its `info`; 'high' must be one"),
     ],
@@ -126,6 +132,7 @@ WANTED = r"; by its `info` that must be \{'low': \(2, 3\), 'high': \(2, 12\)\}, 
         ("lists", r"gave \{'low': 'list', 'high': 'list'\} in encode" + WANTED),
         ("texts", r"gave \{'low': \(2, 3\), 'high': '<U\d+ \(2, 12\)'\} in encode" + WANTED),
         ("raises", r"failed in encode, on 2 images: KeyError: [^\n]*weights[^\n]*$"),
+        ("ends", "failed in encode, on 2 images: SystemExit: 3; --debug shows where$"),
     ],
 )
 def test_a_wrong_answer_names_the_encoder_and_what_it_should_be(
