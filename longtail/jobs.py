@@ -82,11 +82,14 @@ class Jobs:
     def ingest(self, run: Run, inputs: Sequence[str], source: str) -> None:
         """Embed what is new among the inputs.
 
-        Raises NotFoundError for an input that is not, SettingsError for an index that cannot be.
+        Raises NotFoundError for an input that is not, SettingsError for an index that cannot be,
+        UsageError for a source with control characters in its name.
         """
         from encoders import registry
-        from pipelines import publish
+        from pipelines import publish, sources
 
+        if not sources.printable(source):
+            raise UsageError(f"source {source!r} holds control characters; give it another name")
         if self.settings.patches:
             registry.check_patches(self.settings.encoder)
         brought = registry.brings_vectors(self.settings.encoder)

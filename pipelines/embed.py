@@ -211,7 +211,12 @@ class Embed(beam.DoFn):
 
 
 def read(ref: ImageRef, limits: images.Limits) -> bytes:
-    """The bytes of one image. Raises ImageError: unreadable, or too_large before it is read."""
+    """The bytes of one image.
+
+    Raises ImageError: unreadable, or bad_source or too_large before it is read.
+    """
+    if not sources.printable(ref.source):
+        raise ImageError("bad_source", f"{ref.source!r} holds control characters")
     if ref.container != "parquet" and ref.size > limits.max_bytes:
         raise ImageError("too_large", f"{ref.size} bytes, the limit is {limits.max_bytes}")
     return sources.read(ref)

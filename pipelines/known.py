@@ -17,8 +17,8 @@ from schemas.catalog import Catalog
 from schemas.records import ImageRef
 
 STAMP = ("uri", "size", "modified_at")
-# A fault of the moment: worth another try in the next run.
-_TRY_AGAIN = ("unreadable",)
+# What may be mended while the image stays as it is: worth another try in the next run.
+_TRY_AGAIN = ("unreadable", "bad_source")
 
 
 class DigestSet:
@@ -64,7 +64,7 @@ class Known:
         return _stamp(ref.uri, ref.size, ref.modified_at) in self.inputs
 
     def failed(self, ref: ImageRef) -> bool:
-        """Whether this input was refused for a fault of the moment, and stands in the table."""
+        """Whether this input was refused for what may be mended, and stands in the table."""
         return _stamp(ref.uri, ref.size, ref.modified_at) in self.failures
 
     def sighted(self, ref: ImageRef) -> bool:

@@ -27,6 +27,7 @@ from pipelines import progress
 from pipelines.known import Known
 from pipelines.publish import Stage, Staged
 from pipelines.samples import IngestOptions, Publish
+from pipelines.sources.columns import printable
 from pipelines.sources.vectors import (
     RowGroup,
     VectorSource,
@@ -117,6 +118,9 @@ class TakeVectors(beam.DoFn):
                 continue
             if ref.size < 0:
                 rejects.append(Reject(ref, "unreadable", "the row names no image"))
+            elif not printable(ref.source):
+                detail = f"{ref.source!r} holds control characters"
+                rejects.append(Reject(ref, "bad_source", detail))
             elif name in self.known.forgotten:
                 rejects.append(Reject(ref, "forgotten", name))
             elif complaints[row]:

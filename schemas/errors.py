@@ -27,6 +27,7 @@ RejectReason = Literal[
     "too_small",  # a side shorter than the limits allow, 0 x 0 included
     "changed",  # the bytes are no longer those that were ingested
     "forgotten",  # deleted on request; refused unless asked for
+    "bad_source",  # a source whose name holds control characters
     "bad_vector",  # a vector of one's own that is not finite, or of the wrong length
 ]
 REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)

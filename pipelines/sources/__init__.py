@@ -4,6 +4,7 @@ One file for each kind, with a transform and the plain function that it wires. `
 kinds apart, `reading` goes from a reference to bytes, `storage` is the only way to any file.
 """
 
+from pipelines.sources.columns import printable
 from pipelines.sources.files import ImageFiles
 from pipelines.sources.manifest import Manifests
 from pipelines.sources.opening import SOURCE_KINDS, OpenSource, SourceKind, open_source
@@ -24,5 +25,6 @@ __all__ = [
     "locate",
     "open_source",
     "open_vectors",
+    "printable",
     "read",
 ]

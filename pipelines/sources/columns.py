@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from pipelines.sources.storage import storable
 from schemas.records import ImageRef
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def printable(source: str) -> bool:
+    """Whether the name of a source can stand in one line of a terminal."""
+    return _CONTROL.search(source) is None
 
 
 def annotated(ref: ImageRef, row: Mapping[str, object]) -> ImageRef:

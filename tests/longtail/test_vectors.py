@@ -179,6 +179,17 @@ def test_bad_vectors_are_refused_and_counted(mine: Workspace, tmp_path: Path) ->
     assert (again.ingested, again.rejected, again.skipped) == (0, 0, 48)
 
 
+def test_a_source_with_control_characters_is_refused(mine: Workspace, tmp_path: Path) -> None:
+    sources = pa.array(["line-3"] * 59 + ["line\n3"])
+    file = write(
+        tmp_path / "v.parquet", [f"{i}.png" for i in range(60)], as_lists(vectors()), source=sources
+    )
+    summary = mine.run([str(file)])
+    assert (summary.ingested, summary.rejected) == (59, 1)
+    (reject,) = mine.catalog.rejects.read(["reason", "detail"]).to_pylist()
+    assert reject == {"reason": "bad_source", "detail": r"'line\n3' holds control characters"}
+
+
 def test_a_file_of_bad_vectors_publishes_nothing(mine: Workspace, tmp_path: Path) -> None:
     made = vectors()[:40]
     made[:30] = np.nan

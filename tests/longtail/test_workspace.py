@@ -319,3 +319,28 @@ def test_an_input_that_is_not_there_is_told_before_anything_runs(empty: Workspac
     with pytest.raises(NotFoundError, match="nowhere"):
         empty.run(["nowhere/"])
     assert versions(empty) == [None] * 4
+
+
+def test_a_source_with_control_characters_is_refused_until_it_is_mended(
+    longtail, empty: Workspace, photographs: Path, tmp_path: Path
+) -> None:
+    paths = sorted(photographs.iterdir())[:4]
+    manifest = tmp_path / "images.csv"
+
+    def ingest(*sources: str) -> tuple[int, int]:
+        rows = [f'{path},"{source}"\n' for path, source in zip(paths, sources, strict=True)]
+        manifest.write_text("".join(["uri,source\n", *rows]))
+        summary = empty.ingest([str(manifest)])
+        return summary.ingested, summary.rejected
+
+    assert ingest("Zürich 3", "line\n3", "\x1b[31mred", "line\u20283") == (1, 3)
+    rejects = empty.catalog.rejects.read(["reason", "detail"]).to_pylist()
+    assert {row["reason"] for row in rejects} == {"bad_source"}
+    assert r"'line\n3' holds control characters" in {row["detail"] for row in rejects}
+    assert ingest("Zürich 3", "line-3", "red", "line\u20283") == (2, 0)
+
+    told = longtail("ingest", "-w", empty.root, photographs, "--source", "line\n3")
+    assert told.code == 2
+    assert told.err == (
+        "longtail: source 'line\\n3' holds control characters; give it another name\n"
+    )
