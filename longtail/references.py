@@ -221,8 +221,8 @@ class References:
         columns = ["source", "captured_at", "ingested_at"]
         table = self.catalog.samples.read(columns, ds.field("encoder") == encoder_id)
         if wanted.kind == "source":
-            names = sorted(pc.unique(table["source"]).to_pylist())[:_SHOWN]
-            return "sources " + ", ".join(name or "(none)" for name in names)
+            names = sorted(filter(None, pc.unique(table["source"]).to_pylist()))[:_SHOWN]
+            return "sources " + (", ".join(names) or "none")
         times = pc.min_max(pc.coalesce(table["captured_at"], table["ingested_at"])).as_py()
         return f"samples from {times['min']:%Y-%m-%d %H:%M} to {times['max']:%Y-%m-%d %H:%M}"
 

@@ -271,6 +271,14 @@ def test_mistakes_are_one_line(longtail, lines: Workspace, arguments: list[str],
     assert told.err.count("\n") == 1
 
 
+def test_images_without_a_source_are_no_reference_to_hint_at(
+    longtail, root: Path, photograph, tmp_path: Path
+) -> None:
+    opened(root).ingest([str(photograph(tmp_path / "new.png", 1))])
+    told = longtail("mine", "-w", root, "--reference", "source:line-9")
+    assert told.err.endswith("there are sources line-3, line-4\n")
+
+
 def test_a_wrong_reference_is_told_before_anything_is_ingested(
     longtail, root: Path, photographs: Path
 ) -> None:
