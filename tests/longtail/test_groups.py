@@ -121,6 +121,11 @@ def test_a_group_is_one_card_in_the_report(grouped: Workspace) -> None:
     )
     medoid = members[0].group.medoid  # type: ignore[union-attr]
     assert f"{medoid[:10]}</code>" in cards[0]
+    shown = next(flag for flag in members if flag.sample_id == medoid)
+    assert shown.rank != members[0].rank
+    assert f"<b>{members[0].rank}</b>" in cards[0]
+    assert f"<dt>shown</dt><dd>rank {shown.rank}</dd>" in cards[0]
+    assert html.count("<dt>shown</dt>") == 1
     ranks = re.findall(r"<figcaption>(\d+)</figcaption>", cards[0])
     assert ranks == [str(flag.rank) for flag in members if flag.sample_id != medoid]
     assert f"longtail verdict {medoid[:10]} junk --group --run {members[0].run_id}" in html
