@@ -76,13 +76,19 @@ class Cells:
         return np.concatenate([clean, defects[: len(clean) // 19]])
 
     def every_score(
-        self, reference: Embedded | None, pool: Embedded, *, twice: bool = False
+        self,
+        reference: Embedded | None,
+        pool: Embedded,
+        *,
+        twice: bool = False,
+        sources: Sequence[str] | None = None,
     ) -> Iterator[tuple[str, Floats]]:
         """The scores of a pool by our default and by each rival, on the high level.
 
-        Our default looks at the mid level, too. twice: so does each rival, a second time.
+        Our default looks at the mid level, too. twice: so does each rival, a second time. sources:
+        (n,) of the pool, which no rival asks for.
         """
-        yield OURS, ours(reference, pool).score
+        yield OURS, ours(reference, pool, sources).score
         forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
         for suffix, levels in forms[: 1 + twice]:
             known = None if reference is None else _beside(reference, levels)
@@ -120,8 +126,10 @@ def pool_of(
     )
 
 
-def ours(reference: Embedded | None, pool: Embedded) -> Findings:
+def ours(
+    reference: Embedded | None, pool: Embedded, sources: Sequence[str] | None = None
+) -> Findings:
     """What a run finds by default."""
-    samples = pool_of(pool, reference)
+    samples = pool_of(pool, reference, sources)
     baseline = None if reference is None else fit_reference(pool_of(reference))
     return mine(samples, Policy(Budget(count=1)), baseline)

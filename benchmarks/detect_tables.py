@@ -53,7 +53,7 @@ class Size:
 def elpv(cells: Cells, size: Size) -> Rows:
     """`ref`: half of the clean cells are the reference. `5%`: a pool of its own with as many
     defects. `32%`: all cells, the doubtful ones in the pool and not in the figures. `5% of mono`,
-    `5% of poly`: as `5%`, of one type of cell."""
+    `5% of poly`: as `5%`, of one type of cell. `5% by source`: each type is a source by name."""
     rows: Rows = defaultdict(Row)
     for seed in range(size.seeds):
         rng, clean, defects = cells.split(seed)
@@ -64,11 +64,15 @@ def elpv(cells: Cells, size: Size) -> Rows:
             settings["32%"] = (None, np.arange(len(cells.paths)))
         for kind in ("mono", "poly"):
             settings[f"5% of {kind}"] = (None, cells.with_few_defects(seed, kind))
+        settings["5% by source"] = settings["5%"]
         for name, (reference, pool) in settings.items():
             decided = np.isin(cells.probability[pool], (0, 1))
             truth = cells.probability[pool][decided] == 1
             weights = resampled(truth, rng)
-            for method, scores in cells.every_score(reference, cells.of(pool), twice=size.twice):
+            sources = cells.types[pool].tolist() if name == "5% by source" else None
+            for method, scores in cells.every_score(
+                reference, cells.of(pool), twice=size.twice, sources=sources
+            ):
                 shown = scores[decided]
                 rows[f"{name} AUROC"].add(method, auroc(shown, truth, weights))
                 rows[f"{name} AP"].add(method, average_precision(shown, truth, weights))

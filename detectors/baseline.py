@@ -1,6 +1,7 @@
 """What is ordinary: fitted once, saved, and held against any later pool.
 
     embeddings --> Gaussian per level --> Mahalanobis distances \\
+    what neighbours leave of them --> the same ----------------+
     neighbours --> mean distance to 3, and relative to theirs -+-> log, centre and spread per source
     patches -----> distance of the strangest spot ------------/    = robust z of each measure
 """
@@ -35,14 +36,14 @@ from detectors.scores import (
     fit_trimmed,
     knn_distance,
 )
-from detectors.surroundings import relative, strange_for_its_kind
+from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
 """(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
-that is held against itself also `kind(level)`, and the `GROUPS`; of one that is held against a
-reference PARTS."""
+that is held against itself also `kind(level)`, `like(level)` of the scored level and of SECOND, and
+the `GROUPS`; of one that is held against a reference PARTS."""
 
 ISOLATION = "isolation"
 """The mean distance to the nearest neighbours."""
@@ -52,12 +53,13 @@ may have parts or a texture that its like do not."""
 PATCH = "patch"
 """The distance of the strangest spot; where that is unknown it is the usual one."""
 CROWDED = "crowd"
-"""The mean distance to a crowd of neighbours, relative to theirs."""
+"""The distance to the last of a crowd of neighbours, relative to theirs."""
 APART = "apart"
 """The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
 two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
-GROUPS = (CROWDED, APART)
-"""What tells one of a group of alike oddities. Against a reference no group can hide."""
+GROUPS = {CROWDED: 5.0, APART: GROUP_Z}
+"""What tells one of a group of alike oddities, and from how many deviations on it is heard. Against
+a reference no group can hide."""
 FEW, RARE = 10, 1 / 15
 """More samples, and more than this share of the pool, are no group of oddities, however far apart:
 they are a minority of what is ordinary, such as the images of one panel among those of ten."""
@@ -81,7 +83,23 @@ def kind(level: Level) -> str:
     return f"{level} for its kind"
 
 
-REASONS = (*LEVELS, *map(kind, LEVELS), PARTS, *GROUPS)
+def like(level: Level) -> str:
+    """The measure of what a sample's like leave of it, at a level."""
+    return f"{level} among its like"
+
+
+def groups_heard(z: Measures) -> list[Floats]:
+    """The z (n,) of each of the `GROUPS`, and of what they agree on; -inf where it is not heard.
+
+    Two that agree need only be strange each.
+    """
+    asked = [(z[name], least) for name, least in GROUPS.items() if name in z]
+    if len(asked) == len(GROUPS):
+        asked.append((np.min([values for values, _ in asked], axis=0), STRANGE_Z))
+    return [np.where(values >= least, values, -np.inf) for values, least in asked]
+
+
+REASONS = (*LEVELS, *map(kind, LEVELS), *map(like, LEVELS), PARTS, *GROUPS)
 """The measures that reasons are made of, where there are such."""
 
 
@@ -182,11 +200,11 @@ class Baseline:
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
-        second = PARTS if PARTS in z else SECOND
-        judges = dict.fromkeys([ISOLATION, self.level, second, PATCH])
+        fitted = [self.level, PARTS] if PARTS in z else [*map(like, (self.level, SECOND))]
+        judges = dict.fromkeys([ISOLATION, *fitted, PATCH])
         # One that is the same for all has nothing to say: a level that the encoder lacks, say.
         singles = [z[name] for name in judges if name in z and self.scales.pooled[name].spread]
-        return combined(singles or [z[ISOLATION]], [z[group] for group in GROUPS if group in z])
+        return combined(singles or [z[ISOLATION]], groups_heard(z))
 
     def deviation(self, z: Measures) -> Floats:
         """Mean robust deviation (n,) over the levels, of each among all and for its kind.
@@ -314,20 +332,26 @@ def fit_pool(
     """
     fits: dict[str, tuple[Gaussian, Floats]] = {}
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
-    raw = _distances(pool, neighbours) | _among_neighbours(pool, neighbours)
+    raw = _distances(pool, neighbours) | _among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
     return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z[ISOLATION], moved)})
 
 
 def _apart(pool: Pool, level: Level, isolation: Floats, moved: Sequence[str]) -> Floats:
-    bulk: Measures = {each: fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)}
-    scales = fit_scales(bulk, pool.sources, moved)
-    z = scales.z(bulk, pool.sources)
+    """`APART`, by one scale for all sources, as the bulk is that of all.
+
+    Sources that moved lie apart as a whole, which says nothing of their samples.
+    """
+    stayed = ~np.isin(pool.sources, moved)
+    bulk = [fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)]
+    scales = [fit_scale(distances[stayed]) for distances in bulk]
+    z = [scale.z(distances) for scale, distances in zip(scales, bulk, strict=True)]
     # A level that the encoder lacks is the same for all.
-    there = [z[name] for name in bulk if scales.pooled[name].spread]
-    apart: Floats = np.min(there or [z[level]], axis=0)
+    there = [values for values, scale in zip(z, scales, strict=True) if scale.spread]
+    apart: Floats = np.min(there or z, axis=0)
     members = (apart >= GROUP_Z) & (isolation > -STRANGE_Z)  # copies are no population
-    return np.where(members & (members.sum() > max(FEW, RARE * len(pool))), 0.0, apart)
+    minority = stayed & members & ((stayed & members).sum() > max(FEW, RARE * stayed.sum()))
+    return np.where(minority | ~stayed, 0.0, apart)
 
 
 def _baseline(
@@ -369,15 +393,23 @@ def _distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
     return raw
 
 
-def _among_neighbours(pool: Pool, neighbours: int) -> dict[str, Floats]:
+def _among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Floats]:
     """The measures of a sample by its neighbours' own, where these are of the pool."""
     if pool.neighbours is None:
         return {}
     crowd = crowd_of(len(pool), neighbours)
-    raw = {CROWDED: relative(knn_distance(pool.distances, crowd), pool.neighbours[:, :crowd])}
-    for level in LEVELS:
-        raw[kind(level)] = strange_for_its_kind(pool.embeddings[level], pool.neighbours)
+    raw = {CROWDED: relative(_last(pool.distances[:, :crowd]), pool.neighbours[:, :crowd])}
+    for each in LEVELS:
+        raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours)
+    for each in {level, SECOND}:
+        left = beside_its_like(pool.embeddings[each], pool.neighbours)
+        raw[like(each)] = fit_trimmed(left)[1]
     return raw
+
+
+def _last(distances: NDArray[np.floating]) -> Floats:
+    """The farthest of each sample's neighbours that there are (n,), 0 where there are none."""
+    return np.asarray(np.max(np.nan_to_num(distances), axis=1, initial=0.0), dtype=np.float64)
 
 
 def _plain(scales: Mapping[str, Scale]) -> dict[str, list[float]]:

@@ -37,6 +37,9 @@ CLEAR_Z = 2 * NOTABLE_Z
 """What is out so far at the lowest level is so whatever the image shows."""
 FOREIGN = 2.0
 """So many times as far from the centre as usual no image of the kind lies, however spoilt."""
+ANOTHER_Z = 10.0
+"""So far out at the highest level an image shows something else, whatever its texture: among many
+kinds none lies twice as far from the centre."""
 BLOCK = 1024
 """Flags compared with the whole pool at a time: bounds the memory of the exact search."""
 
@@ -256,7 +259,7 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
     known = reference.embeddings[level] if reference is not None and len(reference) else None
     usual = gap if known is None else np.linalg.norm(known - centre, axis=1)
     within = gap <= FOREIGN * (np.median(usual) if len(usual) else 0.0)
-    shows: Mask = (low >= CLEAR_Z) & (low >= high) & within
+    shows: Mask = (low >= CLEAR_Z) & (low >= high) & (high < ANOTHER_Z) & within
     return shows
 
 

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import APART, CROWDED, PARTS, crowd_of, kind, rows_by_source
+from detectors.baseline import (
+    APART,
+    CROWDED,
+    GROUPS,
+    PARTS,
+    crowd_of,
+    kind,
+    like,
+    rows_by_source,
+)
 from detectors.pool import Patches, Pool
-from detectors.scores import GROUP_Z, NOTABLE_Z, Floats, Ints, Mask
+from detectors.scores import NOTABLE_Z, STRANGE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
@@ -45,7 +54,8 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     found = []
     for level in LEVELS:
         among_all = float(z[level][row])
-        for_its_kind = float(z[kind(level)][row]) if kind(level) in z else among_all
+        held = [float(z[name][row]) for name in (kind(level), like(level)) if name in z]
+        for_its_kind = max(held, default=among_all)
         words = " for its kind" if for_its_kind > among_all else ""
         found.append((max(among_all, for_its_kind), f"{MEANING[level]} ({level} level)", words))
     if PARTS in z:
@@ -61,19 +71,19 @@ def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> l
     """What tells a group of alike oddities, where that decided a sample's default score.
 
     z: (n,) robust deviations by measure. score: (n,). k: of the distance score. A string reads
-    "8.2σ from the bulk of the pool, alone or with others like it" or "its 29 nearest images 8.2σ
-    farther away than theirs, alone or with others like it".
+    "8.2σ from the bulk of the pool, alone or with others like it" or "its 29 nearest images reach
+    8.2σ farther than theirs, alone or with others like it".
     """
     crowd = min(crowd_of(len(score), k), len(score) - 1)
     means = {
         APART: "{:.1f}σ from the bulk of the pool",
-        CROWDED: f"its {crowd:,} nearest images {{:.1f}}σ farther away than theirs",
+        CROWDED: f"its {crowd:,} nearest images reach {{:.1f}}σ farther than theirs",
     }
-    return [
-        f"{means[name].format(z[name][row])}, alone or with others like it"
-        for name in means
-        if name in z and z[name][row] >= max(GROUP_Z, score[row])
-    ]
+    own = {name: z[name][row] for name in means if name in z}
+    told = [name for name, value in own.items() if value >= max(GROUPS[name], score[row])]
+    if not told and len(own) == len(GROUPS) and min(own.values()) >= max(STRANGE_Z, score[row]):
+        told = list(own)
+    return [f"{means[name].format(own[name])}, alone or with others like it" for name in told]
 
 
 def score_reason(score: Floats, row: int, of: str = "pool", by: str = "") -> str:

@@ -32,8 +32,8 @@ NOTABLE_Z = 3.0
 STRANGE_Z = 3.5
 """Robust deviations from which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
 GROUP_Z = 2 * STRANGE_Z
-"""From here on what tells a group of alike oddities is heard: some ordinary minority, the images of
-one panel of a hundred, lies beyond `STRANGE_Z` too."""
+"""From here on what lies apart may be one of a group of alike oddities: some ordinary minority, the
+images of one panel of a hundred, lies beyond `STRANGE_Z` too."""
 
 
 def as_matrix(vectors: ArrayLike) -> Floats:
@@ -260,14 +260,13 @@ def combined(singles: Sequence[Floats], groups: Sequence[Floats]) -> Floats:
 
     singles: (n,) each, robust z of what tells a single oddity. They fail differently, so they are
     averaged, as `consensus` does. groups: (n,) each, robust z of what tells one of several alike
-    oddities, which fill each other's neighbourhoods. As these are poor judges of anything less,
-    they are heard from 7 deviations on.
+    oddities, which fill each other's neighbourhoods; -inf where it is too little to be heard, as
+    these are poor judges of anything less.
     """
     single = consensus(singles)
     if not groups:
         return single
-    group = np.max(groups, axis=0)
-    return np.where(group >= GROUP_Z, np.maximum(single, group), single)
+    return np.asarray(np.maximum(single, np.max(groups, axis=0)), dtype=np.float64)
 
 
 def share_below(values: NDArray[np.floating]) -> Floats:

@@ -184,6 +184,62 @@ def test_a_foreign_picture_is_no_fault_of_the_camera(levels):
     assert (findings.flagged.tolist(), findings.kinds) == ([9], ["outlier"])
 
 
+def many_kinds(rng, apart=0.6):
+    """1,290 samples of three kinds, 110 of a rarer one, and 10 that are of none."""
+    made = []
+    for d in (6, 12, 24):
+        centres = apart * rng.normal(size=(4, d)) + 3 * np.eye(d)[0]
+        kind = np.repeat([0, 1, 2, 3, 0], [430, 430, 430, 110, 10])
+        noise = 0.1 * rng.normal(size=(1410, d))
+        if d > 6:
+            noise[-10:] *= 4
+        made.append(unit(centres[kind] + noise))
+    return made
+
+
+def test_in_a_pool_of_many_kinds_a_rare_one_is_ordinary(rng):
+    findings = mine(pool_of(*many_kinds(rng)), Policy(Budget(count=10)))
+    assert set(findings.flagged[:10]) == set(range(1400, 1410))
+    assert np.quantile(findings.score[1290:1400], 0.9) < 2.5
+
+
+def test_what_is_far_out_at_the_highest_level_is_something_else(rng):
+    """Among many kinds it lies hardly farther from the centre than others do."""
+    _, mid, high = (displaced(X, [700], 3, 9.0) for X in many_kinds(rng, 1.2))
+    low = displaced(unit(np.eye(6)[0] + 1e-4 * rng.normal(size=(1410, 6))), [700], 3)
+    pool = pool_of(low, mid, high)
+    findings = mine(pool, Policy(Budget(count=12)))
+    assert findings.z["low"][700] > findings.z["high"][700] > 10
+    assert findings.kinds[findings.flagged.tolist().index(700)] == "outlier"
+
+
+def test_a_stuck_camera_makes_no_ordinary_image_strange(levels, rng):
+    stuck = [np.concatenate([X, np.repeat(X[:1], 60, axis=0)]) for X in levels]
+    stuck = [unit(X + 1e-5 * rng.normal(size=X.shape)) for X in stuck]
+    usual = mine(pool_of(*levels), Policy(Budget(count=12)))
+    for apart in (0.0, 0.05):
+        findings = mine(pool_of(*stuck), Policy(Budget(count=12), apart=apart))
+        assert findings.score[1:600].max() < usual.score.max() + 1
+        assert findings.broken.sum() <= usual.broken.sum() + 1
+
+
+def test_to_name_the_sources_makes_no_ordinary_minority_strange(levels):
+    """The samples of one panel are far apart by the scale of their own line alone."""
+    low, mid, high = (X.copy() for X in levels)
+    spread = np.r_[np.full(200, 0.25), np.full(400, 1.0)]  # the first line is alike in itself
+    panel = np.arange(180, 198)
+    centre = [np.eye(X.shape[1])[0] for X in levels]
+    low, mid, high = (
+        unit(c + spread[:, None] * (X - c)) for X, c in zip(levels, centre, strict=True)
+    )
+    mid, high = displaced(mid, panel, 3, 0.3), displaced(high, panel, 3, 0.3)
+    pool = pool_of(low, mid, high)
+    named = replace(pool, sources=["a"] * 200 + ["b"] * 400)
+    asked = Policy(Budget(count=30))
+    together, apart = (np.isin(panel, mine(each, asked).flagged).sum() for each in (pool, named))
+    assert apart <= together + 3
+
+
 def test_faults_lend_no_threshold_to_what_a_rate_proves(ordinary):
     reference = ordinary(400)
     pool = ordinary(300, odd=20, near=reference)
@@ -244,9 +300,9 @@ def test_a_fault_that_was_judged_is_no_flag_again(levels):
 
 def test_a_group_larger_than_the_budget_is_a_group(levels, rng):
     low, mid, high = (level.copy() for level in levels)
-    group = np.arange(60)
+    group = np.arange(36)
     for level in (mid, high):
-        level[group] = unit(0.1 * rng.normal(size=(60, level.shape[1])) - level.mean(axis=0))
+        level[group] = unit(0.1 * rng.normal(size=(36, level.shape[1])) - level.mean(axis=0))
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=20)))
     assert set(findings.flagged[:20]) <= set(group)
     assert findings.group[:20].tolist() == [0] * 20

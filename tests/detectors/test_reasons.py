@@ -27,11 +27,17 @@ def test_parts_that_do_not_go_with_the_whole_are_told():
 
 
 def test_a_measure_of_groups_is_a_reason_where_it_decided():
-    z = {"apart": np.array([8.2, 6.9, 8.2]), "crowd": np.array([7.5, 6.9, 9.0])}
-    score = np.maximum(z["apart"], z["crowd"])
-    apart = "8.2σ from the bulk of the pool, alone or with others like it"
-    crowd = "its 2 nearest images 9.0σ farther away than theirs, alone or with others like it"
-    assert [reasons.group_reasons(z, score, row, 3) for row in range(3)] == [[apart], [], [crowd]]
+    z = {"apart": np.array([8.2, 6.9, 8.2, 6.0]), "crowd": np.array([7.5, 3.4, 9.0, 4.0])}
+    score = np.array([8.2, 3.0, 9.0, 4.0])
+    apart = "{}σ from the bulk of the pool, alone or with others like it"
+    crowd = "its 3 nearest images reach {}σ farther than theirs, alone or with others like it"
+    assert [reasons.group_reasons(z, score, row, 3) for row in range(4)] == [
+        [apart.format("8.2")],
+        [],
+        [crowd.format("9.0")],
+        [apart.format("6.0"), crowd.format("4.0")],  # each alone too little, together enough
+    ]
+    assert reasons.group_reasons(z, score + 1, 3, 3) == []
 
 
 def test_isolation_is_a_reason_only_beyond_the_usual_range():

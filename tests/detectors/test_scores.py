@@ -126,11 +126,11 @@ def test_left_out_distances_are_distributed_as_those_of_new_samples(rng):
     assert np.median(gaussian.distance(X)) < 0.95 * np.median(left_out)
 
 
-def test_single_oddities_are_averaged_and_groups_heard_when_they_are_far_out():
-    two, four = np.full(4, 2.0), np.full(4, 4.0)
-    crowd, apart = np.array([0, 0, 8.0, 0]), np.array([-9, 6.9, 6, 7.1])
-    np.testing.assert_allclose(scores.combined([two, four], [crowd, apart]), [3, 3, 8, 7.1])
-    np.testing.assert_allclose(scores.combined([two, two, np.full(4, 5.0)], []), 3)
+def test_single_oddities_are_averaged_and_the_most_that_a_group_says_counts():
+    two, four = np.full(3, 2.0), np.full(3, 4.0)
+    crowd, apart = np.array([-np.inf, 8.0, 5.0]), np.array([-np.inf, 7.0, -np.inf])
+    np.testing.assert_allclose(scores.combined([two, four], [crowd, apart]), [3, 8, 5])
+    np.testing.assert_allclose(scores.combined([two, two, np.full(3, 5.0)], []), 3)
 
 
 def test_no_judge_has_a_veto():

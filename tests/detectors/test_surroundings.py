@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detectors.surroundings import relative, strange_for_its_kind
+from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
 
 
 def test_a_distance_is_relative_to_those_of_the_neighbours():
@@ -13,6 +13,12 @@ def test_a_distance_is_relative_to_those_of_the_neighbours():
 def test_where_all_are_far_apart_a_far_one_is_ordinary():
     values, neighbours = np.r_[np.full(5, 0.1), np.full(5, 0.9)], np.arange(10)[:, None] // 5 * 5
     np.testing.assert_allclose(relative(values, neighbours + 1), 1)
+
+
+def test_copies_are_no_dense_surroundings():
+    values = np.array([1.0, 1.1, 0.9, 1e-4, 1e-4])
+    neighbours = np.array([[3, 4], [0, 2], [1, 0], [4, 0], [3, 0]])
+    np.testing.assert_allclose(relative(values, neighbours)[[0, 3]], [1 / 0.9, 0.9 / np.sqrt(0.9)])
 
 
 @pytest.fixture
@@ -39,6 +45,18 @@ def test_the_distance_is_the_mean_to_the_nearest_seven_of_the_first_fifty(kinds)
     gaps = np.linalg.norm(vectors[first] - vectors[:, None], axis=2)
     mean = np.sort(gaps, axis=1)[:, :7].mean(axis=1)
     np.testing.assert_allclose(strange_for_its_kind(vectors, neighbours), relative(mean, first))
+
+
+def test_the_mean_of_the_twenty_nearest_is_taken_away(kinds):
+    vectors, neighbours = kinds
+    left = beside_its_like(vectors, neighbours)
+    np.testing.assert_allclose(left[3], vectors[3] - vectors[neighbours[3, :20]].mean(axis=0))
+    neighbours[3, 1:] = -1
+    neighbours[4] = -1
+    left = beside_its_like(vectors, neighbours)
+    np.testing.assert_allclose(left[3], vectors[3] - vectors[neighbours[3, 0]])
+    assert not left[4].any()
+    assert not beside_its_like(vectors, neighbours[:, :0]).any()
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])

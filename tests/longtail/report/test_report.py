@@ -276,7 +276,7 @@ def test_a_group_is_one_card_at_the_rank_of_its_best_flag(catalog: Catalog) -> N
     assert [len(card.members) for card in data.cards] == [1, 1, 1, 60]
     page = Page(render(data))
     assert "Strangest first. Alike ones share a card with the one in their middle" in page.text
-    assert "4 high level score 0.3800 alike 60, spread 3.00" in page.text
+    assert "4 high level shown rank 63 score 0.3800 alike 60, spread 3.00" in page.text
     assert "alike, with their ranks 4 5 6" in page.text
     assert "33 and 29 more" in page.text
     assert len(data.thumbnails) == 3 + 1 + 30 + 1 + 3
