@@ -109,7 +109,13 @@ def test_every_figure_of_the_readme_is_one_of_the_results() -> None:
     compared = {
         name: row["methods"] for name, row in others["rows"].items() if "longtail" in row["methods"]
     }
-    (lost,) = (name for name, row in others["rows"].items() if row["lost_to"])
+    tables = ("elpv", "groups", "captures", "calibration", "labels", "others")
+    measured_rows = [
+        row for part in tables for row in results("detect.json")[part]["rows"].values()
+    ]
+    means = [{name: told["mean"] for name, told in row["methods"].items()} for row in measured_rows]
+    above = [max(row.values()) > row["longtail"] for row in means if "longtail" in row]
+    textures = compared["textures, pool AP"]
     rates = results("detect.json")["calibration"]["rows"]
     withdrawn = [
         rates[row]["methods"]["withdrawn"]["seeds"] for row in ("shifted", "a fifth shifted")
@@ -126,8 +132,9 @@ def test_every_figure_of_the_readme_is_one_of_the_results() -> None:
         f"came to at most {summary['fdr_worst']:.1f}%",
         f"holds {summary['rows_won']} of {summary['rows']} rows",
         f"Of these {summary['rows']}, {len(compared)} are of digits",
-        f"an average precision of {compared[lost]['longtail']['mean']:.1f} where LOF on two levels "
-        f"has {compared[lost]['PyOD LOF on two levels']['mean']:.1f}",
+        f"In {sum(above)} of them a rival's mean lies above ours, though within the interval",
+        f"an average precision of {textures['longtail']['mean']:.1f} where LOF on two levels "
+        f"has {textures['PyOD LOF on two levels']['mean']:.1f}",
         f"worth {gain['5% defects']} random ones or more where 5% of the cells are defects, and "
         f"{gain['32% defects']} where 32% are; {gain['digits, labels']} for one digit of ten, "
         f"{gain['textures, labels']} for spoilt textures. Suggested all at once they are worth "
