@@ -76,19 +76,13 @@ class Cells:
         return np.concatenate([clean, defects[: len(clean) // 19]])
 
     def every_score(
-        self,
-        reference: Embedded | None,
-        pool: Embedded,
-        *,
-        twice: bool = False,
-        sources: Sequence[str] | None = None,
+        self, reference: Embedded | None, pool: Embedded, *, twice: bool = False
     ) -> Iterator[tuple[str, Floats]]:
         """The scores of a pool by our default and by each rival, on the high level.
 
-        Our default looks at the mid level, too. twice: so does each rival, a second time. sources:
-        (n,) of the pool, which no rival asks for.
+        Our default looks at the mid level, too. twice: so does each rival, a second time.
         """
-        yield OURS, ours(reference, pool, sources).score
+        yield OURS, ours(reference, pool).score
         forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
         for suffix, levels in forms[: 1 + twice]:
             known = None if reference is None else _beside(reference, levels)
