@@ -61,8 +61,8 @@ GROUPS = {CROWDED: 5.0, APART: GROUP_Z}
 """What tells one of a group of alike oddities, and from how many deviations on it is heard. Against
 a reference no group can hide."""
 FEW, RARE = 10, 1 / 15
-"""More samples, and more than this share of the pool, are no group of oddities, however far apart:
-they are a minority of what is ordinary, such as the images of one panel among those of ten."""
+"""More samples, and more than this share of the pool, are no group of oddities where a trimmed fit
+has room for them: they are a minority of what is ordinary, such as one panel of ten."""
 SECOND: Level = "mid"
 """This level has a say beside the scored one where there is no reference: what is strange in its
 parts. With all levels together so many dimensions let a group bend the fit."""
@@ -334,23 +334,27 @@ def fit_pool(
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = _distances(pool, neighbours) | _among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
-    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z[ISOLATION], moved)})
+    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z, moved)})
 
 
-def _apart(pool: Pool, level: Level, isolation: Floats, moved: Sequence[str]) -> Floats:
+def _apart(pool: Pool, level: Level, fitted: Measures, moved: Sequence[str]) -> Floats:
     """`APART`, by one scale for all sources, as the bulk is that of all.
 
-    Sources that moved lie apart as a whole, which says nothing of their samples.
+    Sources that moved lie apart as a whole, which says nothing of their samples. A trimmed fit has
+    room for an ordinary minority; what is as far from that as from the bulk is none. fitted: the
+    other measures.
     """
     stayed = ~np.isin(pool.sources, moved)
     bulk = [fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)]
     scales = [fit_scale(distances[stayed]) for distances in bulk]
     z = [scale.z(distances) for scale, distances in zip(scales, bulk, strict=True)]
     # A level that the encoder lacks is the same for all.
-    there = [values for values, scale in zip(z, scales, strict=True) if scale.spread]
-    apart: Floats = np.min(there or z, axis=0)
-    members = (apart >= GROUP_Z) & (isolation > -STRANGE_Z)  # copies are no population
-    minority = stayed & members & ((stayed & members).sum() > max(FEW, RARE * stayed.sum()))
+    there = [row for row, scale in enumerate(scales) if scale.spread] or [0]
+    apart: Floats = np.min([z[row] for row in there], axis=0)
+    copies = fitted[ISOLATION] <= -STRANGE_Z  # these are no population
+    members = stayed & (apart >= GROUP_Z) & ~copies
+    has_room = np.min([fitted[(level, SECOND)[row]] for row in there], axis=0) < GROUP_Z
+    minority = members & has_room & (members.sum() > max(FEW, RARE * stayed.sum()))
     return np.where(minority | ~stayed, 0.0, apart)
 
 

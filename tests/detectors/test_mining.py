@@ -300,9 +300,9 @@ def test_a_fault_that_was_judged_is_no_flag_again(levels):
 
 def test_a_group_larger_than_the_budget_is_a_group(levels, rng):
     low, mid, high = (level.copy() for level in levels)
-    group = np.arange(36)
+    group = np.arange(60)
     for level in (mid, high):
-        level[group] = unit(0.1 * rng.normal(size=(36, level.shape[1])) - level.mean(axis=0))
+        level[group] = unit(0.1 * rng.normal(size=(60, level.shape[1])) - level.mean(axis=0))
     findings = mine(pool_of(low, mid, high), Policy(budget=Budget(count=20)))
     assert set(findings.flagged[:20]) <= set(group)
     assert findings.group[:20].tolist() == [0] * 20
