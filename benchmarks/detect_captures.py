@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.detect_cells import Cells, Embedded, joined, ours
+from benchmarks.detect_cells import Cells, Embedded, at_once, joined, ours
 from benchmarks.detect_images import Luma, corruptions, luma, png
 from benchmarks.detect_rivals import cleanvision
 from benchmarks.detect_rows import OURS, Floats, Row, mean_of, recall_at, resampled
@@ -56,10 +57,15 @@ def add_recalls(
     for kind, files in made.items():
         pool = joined(embedded, cells.embed(files))
         together = np.concatenate([pool[level] for level in LEVELS], axis=1).astype(np.float64)
-        scores = {OURS: ours(None, pool).deviation, "cleanvision": faulty[kind]}
-        scores |= {method: rival(None, together) for method, rival in cells.rivals.items()}
+        jobs: dict[str, Callable[[], Floats]] = {OURS: partial(_deviation, pool)}
+        jobs |= {name: partial(rival, None, together) for name, rival in cells.rivals.items()}
+        scores = {**dict(at_once(jobs)), "cleanvision": faulty[kind]}
         for method, values in scores.items():
             rows[kind].add(method, measure(values, truth, weights))
+
+
+def _deviation(pool: Embedded) -> Floats:
+    return ours(None, pool).deviation
 
 
 def _looked_at(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -25,6 +26,7 @@ Embedded = Mapping[Level, NDArray[np.float32]]
 Ints = NDArray[np.int64]
 
 BATCH = 64
+THREADS = 2
 SOURCE = "elpv"
 
 
@@ -37,7 +39,7 @@ class Cells:
 
     def __init__(self, few: int | None, rivals: Mapping[str, Rival]) -> None:
         self.rivals = rivals
-        self.encoder = load(DEFAULT, threads=2)
+        self.encoder = load(DEFAULT, threads=THREADS)
         paths, probability, types = cells()
         kept = np.arange(len(paths))
         if few is not None:
@@ -59,9 +61,10 @@ class Cells:
     def embed(self, images: Iterable[bytes]) -> Embedded:
         """Encoded image files, as the pipeline would."""
         preprocess, limits = self.encoder.info.preprocess, Limits()
-        pixels = (decode(data, preprocess, limits).pixels for data in images)
-        batches = iter(lambda: list(islice(pixels, BATCH)), [])
-        return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
+        with ThreadPoolExecutor(THREADS) as threads:
+            decoded = threads.map(lambda data: decode(data, preprocess, limits).pixels, images)
+            batches = iter(lambda: list(islice(decoded, BATCH)), [])
+            return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
 
     def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
         """A generator, and the clean and the defective rows in its order."""
@@ -82,12 +85,20 @@ class Cells:
 
         Our default looks at the mid level, too. twice: so does each rival, a second time.
         """
-        yield OURS, ours(reference, pool).score
+        jobs: dict[str, Callable[[], Floats]] = {OURS: lambda: ours(reference, pool).score}
         forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
         for suffix, levels in forms[: 1 + twice]:
             known = None if reference is None else _beside(reference, levels)
+            beside = _beside(pool, levels)
             for method, rival in self.rivals.items():
-                yield method + suffix, rival(known, _beside(pool, levels))
+                jobs[method + suffix] = partial(rival, known, beside)
+        return at_once(jobs)
+
+
+def at_once(jobs: Mapping[str, Callable[[], Floats]]) -> Iterator[tuple[str, Floats]]:
+    """What each job gives, in their order; as many run at a time as there are threads."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        yield from zip(jobs, threads.map(lambda job: job(), jobs.values()), strict=True)
 
 
 def _beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from benchmarks.detect_cells import (
     SOURCE,
+    THREADS,
     Cells,
     Embedded,
     Ints,
@@ -95,7 +98,7 @@ def groups(cells: Cells, size: Size) -> Rows:
         for kind, photographs in (("loose", crops), ("tight", near_copies)):
             rng = np.random.default_rng(seed)
             group = cells.embed(photographs(max(GROUPS), rng))
-            for count in GROUPS[size.seeds == 1 :]:  # the quick form leaves the smallest out
+            for count in GROUPS:
                 some = {level: group[level][:count] for level in LEVELS}
                 pool = joined(cells.of(cells.with_few_defects(seed)), some)
                 truth = np.arange(len(pool["high"])) >= len(pool["high"]) - count
@@ -129,6 +132,10 @@ class Setting:
     moved: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     named: str = SOURCE
 
+    @property
+    def pool(self) -> Ints:
+        return np.concatenate([self.normal, self.moved, self.defects])
+
 
 def calibration(cells: Cells, size: Size) -> Rows:
     """What a promise of a false discovery rate of 10% came to.
@@ -138,40 +145,41 @@ def calibration(cells: Cells, size: Size) -> Rows:
     cell type is the whole pool's half, a fifth of it, or 24 cells; a false alarm is any clean cell.
     """
     rows: Rows = defaultdict(Row)
-    for seed in range(size.rate_seeds):
-        _, clean, defects = cells.split(seed)
-        known, fresh = np.array_split(clean, 2)
-        mono = cells.types[clean] == "mono"
-        one, same = np.array_split(clean[mono], 2)
-        other = clean[~mono]
-        few, some, many = (defects[: round(share * len(fresh))] for share in (0.05, 0.25, 0.47))
-        dirty = np.concatenate([known, defects[-round(0.03 * len(known)) :]])
-        half, mixed, monos = (Reference.of(cells.of(rows)) for rows in (known, dirty, one))
-        fifth = other[: round(0.25 * len(same))]
-        settings = {
-            "exchangeable, 5% defects": Setting(half, fresh, few),
-            "exchangeable, 20% defects": Setting(half, fresh, some),
-            "exchangeable, 32% defects": Setting(half, fresh, many),
-            "contaminated by 3%": Setting(mixed, fresh, some),
-            "shifted": Setting(monos, same, few, other),
-            "a fifth shifted": Setting(monos, same, few, fifth),
-            "a fifth shifted, by name": Setting(monos, same, few, fifth, "new"),
-            "24 shifted, by name": Setting(monos, same, few, other[:24], "new"),
-        }
-        for name, setting in settings.items():
-            pool = np.concatenate([setting.normal, setting.moved, setting.defects])
-            promised, flagged = _promised(cells, setting, pool)
-            truth = cells.probability[pool] == 1
-            wrong = np.mean(~truth[flagged]) if promised and len(flagged) else 0.0
-            rows[name].add("rate", float(wrong))
-            rows[name].add("withdrawn", float(not promised))
-            if promised:
-                rows[name].add("power", float(truth[flagged].sum() / truth.sum()))
+    with ThreadPoolExecutor(THREADS) as threads:
+        for seed in range(size.rate_seeds):
+            _, clean, defects = cells.split(seed)
+            known, fresh = np.array_split(clean, 2)
+            mono = cells.types[clean] == "mono"
+            one, same = np.array_split(clean[mono], 2)
+            other = clean[~mono]
+            few, some, many = (defects[: round(share * len(fresh))] for share in (0.05, 0.25, 0.47))
+            dirty = np.concatenate([known, defects[-round(0.03 * len(known)) :]])
+            half, mixed, monos = threads.map(Reference.of, map(cells.of, (known, dirty, one)))
+            fifth = other[: round(0.25 * len(same))]
+            settings = {
+                "exchangeable, 5% defects": Setting(half, fresh, few),
+                "exchangeable, 20% defects": Setting(half, fresh, some),
+                "exchangeable, 32% defects": Setting(half, fresh, many),
+                "contaminated by 3%": Setting(mixed, fresh, some),
+                "shifted": Setting(monos, same, few, other),
+                "a fifth shifted": Setting(monos, same, few, fifth),
+                "a fifth shifted, by name": Setting(monos, same, few, fifth, "new"),
+                "24 shifted, by name": Setting(monos, same, few, other[:24], "new"),
+            }
+            results = threads.map(partial(_promised, cells), settings.values())
+            for (name, setting), (promised, flagged) in zip(settings.items(), results, strict=True):
+                truth = cells.probability[setting.pool] == 1
+                wrong = np.mean(~truth[flagged]) if promised and len(flagged) else 0.0
+                rows[name].add("rate", float(wrong))
+                rows[name].add("withdrawn", float(not promised))
+                if promised:
+                    rows[name].add("power", float(truth[flagged].sum() / truth.sum()))
     return rows
 
 
-def _promised(cells: Cells, setting: Setting, pool: Ints) -> tuple[bool, Ints]:
+def _promised(cells: Cells, setting: Setting) -> tuple[bool, Ints]:
     """Whether a run promised the rate, and the outliers it flagged."""
+    pool = setting.pool
     sources = np.where(np.isin(pool, setting.moved), setting.named, SOURCE).tolist()
     policy = Policy(Budget(count=1), fdr=RATE)
     samples = pool_of(cells.of(pool), setting.reference.embedded, sources)
