@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from detectors.baseline import PARTS, Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
@@ -240,7 +239,7 @@ def test_copies_of_an_oddity_hide_one_another_nowhere(copies, ordinary):
 
 
 @pytest.mark.parametrize(("size", "leads"), [(30, True), (60, False)])
-def test_an_ordinary_minority_hides_no_oddity(rng, ordinary, size, leads):
+def test_an_ordinary_minority_hides_no_oddity(rng, ordinary, pool_of, size, leads):
     """A tenth of the pool that is of another kind is no group of edge cases."""
     pool = ordinary(600)
     for level in ("mid", "high"):
@@ -251,11 +250,7 @@ def test_an_ordinary_minority_hides_no_oddity(rng, ordinary, size, leads):
         odd = rng.normal(size=X[580:].shape)
         X[580:] += 0.8 * odd / np.linalg.norm(odd, axis=1, keepdims=True)
         X /= np.linalg.norm(X, axis=1, keepdims=True)
-    gaps = cdist(pool.embeddings["high"], pool.embeddings["high"])
-    neighbours = np.argsort(gaps, axis=1)[:, 1:101]
-    distances = np.take_along_axis(gaps, neighbours, axis=1)
-    pool = replace(pool, neighbours=neighbours, distances=distances)
-    baseline = fit_pool(pool)
+    baseline = fit_pool(pool_of(*pool.embeddings.values()))
     first = np.argsort(-baseline.score(baseline.z))[:20]
     assert np.mean(first < size if leads else first >= 580) >= 0.9
 

@@ -13,11 +13,7 @@ from detectors.patches import (
 from schemas.errors import CorruptionError
 
 
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def test_the_bank_keeps_a_rare_patch_that_a_random_sample_would_lose(rng):
+def test_the_bank_keeps_a_rare_patch_that_a_random_sample_would_lose(rng, unit):
     common = unit(rng.normal([1] + [0] * 15, 0.05, (5_000, 16)))
     rare = unit(rng.normal([0] * 15 + [1], 0.01, (2, 16)))
     patches = np.concatenate([common, rare])
@@ -27,19 +23,19 @@ def test_the_bank_keeps_a_rare_patch_that_a_random_sample_would_lose(rng):
 
 
 @pytest.mark.parametrize("dimension", [8, 200])
-def test_the_bank_covers_better_than_chance(rng, dimension):
+def test_the_bank_covers_better_than_chance(rng, dimension, unit):
     patches = unit(rng.standard_normal((2_000, 4)) @ rng.standard_normal((4, dimension)))
     covered = patch_distances(patches, patches[k_centre(patches, size=100)])
     by_chance = patch_distances(patches, patches[rng.choice(2_000, 100, replace=False)])
     assert covered.max() < 0.8 * by_chance.max()
 
 
-def test_few_patches_are_all_kept(rng):
+def test_few_patches_are_all_kept(rng, unit):
     patches = unit(rng.standard_normal((7, 5)))
     np.testing.assert_array_equal(k_centre(patches, size=10), np.arange(7))
 
 
-def test_distances_are_those_of_the_nearest_of_the_bank(rng):
+def test_distances_are_those_of_the_nearest_of_the_bank(rng, unit):
     bank, patches = unit(rng.standard_normal((50, 6))), unit(rng.standard_normal((3, 4, 4, 6)))
     exact = np.linalg.norm(patches[..., None, :] - bank, axis=-1).min(-1)
     np.testing.assert_allclose(patch_distances(patches, bank), exact, atol=1e-3)
@@ -56,7 +52,7 @@ def test_a_small_defect_decides_the_score(rng):
 
 
 @pytest.fixture
-def reference(rng):
+def reference(rng, unit):
     """Maps of 6 samples: one direction, but for a spot in the last."""
     maps = unit(rng.normal([1] + [0] * 15, 0.05, (6, 4, 5, 16)))
     maps[5, 1, 3] = np.eye(16)[15]
@@ -90,7 +86,7 @@ def test_a_bank_is_saved_and_can_forget(reference, tmp_path):
         Bank.load(tmp_path / "bank.npz")
 
 
-def test_the_strange_are_left_out_of_a_reference(rng):
+def test_the_strange_are_left_out_of_a_reference(rng, unit):
     vectors = unit(np.r_[rng.normal([1] + [0] * 7, 0.05, (30, 8)), rng.standard_normal((4, 8))])
     kept = ordinary_half(vectors)
     assert len(kept) == 17

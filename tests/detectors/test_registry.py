@@ -33,32 +33,18 @@ def test_every_detector_is_sane_on_few_samples(name, n, ordinary):
     assert np.isfinite(scores).all()
 
 
-def rows_of(pool, rows):
-    """The pool's samples of `rows`, whose copies are each other's nearest neighbours."""
-    embeddings = {level: X[rows] for level, X in pool.embeddings.items()}
-    gaps = cdist(embeddings["high"], embeddings["high"])
-    np.fill_diagonal(gaps, np.inf)
-    near = np.argsort(gaps, axis=1, kind="stable")[:, :-1][:, :100]
-    return replace(
-        pool,
-        sample_ids=[f"{i:064x}" for i in range(len(rows))],
-        sources=["line-3"] * len(rows),
-        embeddings=embeddings,
-        distances=np.take_along_axis(gaps, near, axis=1).astype(np.float32),
-        neighbours=near,
-    )
-
-
 @pytest.mark.parametrize("name", OF_VECTORS)
-def test_equal_samples_are_equally_ordinary(name, ordinary):
-    findings = mine(rows_of(ordinary(3), [0] * 40), Policy(detector=name))
+def test_equal_samples_are_equally_ordinary(name, ordinary, pool_of):
+    pool = pool_of(*(X[[0] * 40] for X in ordinary(3).embeddings.values()))
+    findings = mine(pool, Policy(detector=name))
     assert findings.score.tolist() == [0.0] * 40
     assert len(findings.flagged) == 0
 
 
 @pytest.mark.parametrize("name", OF_VECTORS)
-def test_copies_of_ordinary_samples_are_not_strange(name, ordinary):
-    pool = rows_of(ordinary(200, odd=1), [*range(200), *range(1, 41), *range(1, 41)])
+def test_copies_of_ordinary_samples_are_not_strange(name, ordinary, pool_of):
+    rows = [*range(200), *range(1, 41), *range(1, 41)]
+    pool = pool_of(*(X[rows] for X in ordinary(200, odd=1).embeddings.values()))
     score = mine(pool, Policy(detector=name)).score
     assert np.isfinite(score).all()
     assert np.argmax(score) == 0

@@ -1,4 +1,4 @@
-"""A mined workspace of real photographs, made once; tests that change it take a copy."""
+"""Workspaces of real photographs, made once; tests that change one take a copy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
@@ -48,6 +49,65 @@ def workspace(mined: Workspace, tmp_path: Path) -> Workspace:
 @pytest.fixture
 def empty(tmp_path: Path) -> Workspace:
     return Workspace.create(tmp_path / "empty")
+
+
+@pytest.fixture(scope="session")
+def two_lines(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Workspace:
+    """60 photographs of line-3 and 30 of line-4; not mined yet."""
+    workspace = Workspace.create(tmp_path_factory.mktemp("two-lines") / "workspace")
+    paths = sorted(map(str, photographs.iterdir()))
+    workspace.ingest([path for i, path in enumerate(paths) if i % 3], source="line-3")
+    workspace.ingest([path for i, path in enumerate(paths) if i % 3 == 0], source="line-4")
+    workspace.index()
+    return workspace
+
+
+@pytest.fixture
+def lines_root(two_lines: Workspace, tmp_path: Path) -> Path:
+    """The root of a copy of `two_lines`."""
+    return shutil.copytree(two_lines.root, tmp_path / "workspace")
+
+
+@pytest.fixture
+def open_lines(lines_root: Path) -> Callable[..., Workspace]:
+    """`open_lines(reference="source:line-3")` opens that copy with these settings of mining."""
+
+    def opened(**mining: Any) -> Workspace:
+        return Workspace(lines_root, {"mining": {"budget": 5, **mining}})
+
+    return opened
+
+
+@pytest.fixture
+def scores_of() -> Callable[[Workspace, str], dict[str, dict[str, Any]]]:
+    """`scores_of(workspace, run_id)`: sample_id -> its row of the run's scores."""
+    return _scores_of
+
+
+@pytest.fixture
+def ids_of_reference() -> Callable[[Workspace, str], set[str]]:
+    """`ids_of_reference(workspace, run_id)`: the samples that were the run's reference."""
+
+    def ids(workspace: Workspace, run_id: str) -> set[str]:
+        return {id_ for id_, row in _scores_of(workspace, run_id).items() if row["of_reference"]}
+
+    return ids
+
+
+@pytest.fixture
+def ids_of_source() -> Callable[[Workspace, str], set[str]]:
+    """`ids_of_source(workspace, "line-3")`: the samples of one source."""
+
+    def ids(workspace: Workspace, source: str) -> set[str]:
+        where = ds.field("source") == source
+        return set(workspace.catalog.samples.read(["sample_id"], where)["sample_id"].to_pylist())
+
+    return ids
+
+
+def _scores_of(workspace: Workspace, run_id: str) -> dict[str, dict[str, Any]]:
+    table = workspace.catalog.scores.read(where=ds.field("run_id") == run_id)
+    return {row["sample_id"]: row for row in table.to_pylist()}
 
 
 @dataclass(frozen=True)
