@@ -33,7 +33,7 @@ from benchmarks.detect_tables import Rows, Size
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
 FULL = Size(seeds=10, rate_seeds=40, label_seeds=40, other_seeds=3, cells=None, twice=True)
-QUICK = Size(seeds=1, rate_seeds=16, label_seeds=3, other_seeds=1, cells=400, twice=False)
+QUICK = Size(seeds=1, rate_seeds=24, label_seeds=3, other_seeds=1, cells=400, twice=False)
 QUICK_DEFECTS = 160
 NOT_QUICK = {"PyOD HBOS", "PyOD CBLOF", "PyOD IForest", "PyOD OCSVM"}
 """Left out of the quick form: the first call of two compiles for seconds, the third is

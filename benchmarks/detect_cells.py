@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks.detect_images import cells
 from benchmarks.detect_rivals import Rival
 from benchmarks.detect_rows import OURS, Floats
-from detectors.baseline import CROWD, fit_reference
+from detectors.baseline import fit_reference
 from detectors.findings import Budget, Findings, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
@@ -118,7 +118,9 @@ def pool_of(
     """
     high = embedded["high"]
     among = high if near is None else near["high"]
-    model = NearestNeighbors(n_neighbors=min(CROWD, len(among) - 1)).fit(among)
+    policy = Policy()
+    asked = policy.searched if near is None else policy.searched_in_reference
+    model = NearestNeighbors(n_neighbors=min(asked, len(among) - 1)).fit(among)
     distances, neighbours = model.kneighbors(None if near is None else high)
     n = len(high)
     return Pool(
@@ -127,7 +129,7 @@ def pool_of(
         embeddings=embedded,
         quality={},
         distances=distances.astype(np.float32),
-        neighbours=neighbours if near is None else None,
+        neighbours=neighbours,
     )
 
 

@@ -75,7 +75,7 @@ class Cells:
             embeddings={level: vectors[rows] for level, vectors in self.embedded.items()},
             quality={},
             distances=distances.astype(np.float32),
-            neighbours=neighbours if among is None else None,
+            neighbours=neighbours,
         )
 
 

@@ -19,6 +19,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.measures import (
+    APART,
+    ISOLATION,
+    LOCAL,
+    NEIGHBOURS,
+    PARTS,
+    PATCH,
+    SECOND,
+    Measures,
+    among_neighbours,
+    distances,
+    groups_heard,
+    kind,
+    like,
+)
 from detectors.pool import Pool
 from detectors.scores import (
     GROUP_Z,
@@ -26,6 +41,7 @@ from detectors.scores import (
     STRANGE_Z,
     Floats,
     Gaussian,
+    Ints,
     Mask,
     Scale,
     combined,
@@ -34,78 +50,19 @@ from detectors.scores import (
     fit_left_out,
     fit_scale,
     fit_trimmed,
-    knn_distance,
 )
-from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
+from detectors.surroundings import at, over, theirs_without_it, usual
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
-Measures = Mapping[str, Floats]
-"""(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
-that is held against itself also `kind(level)`, `like(level)` of the scored level and of SECOND, and
-the `GROUPS`; of one that is held against a reference PARTS."""
-
-ISOLATION = "isolation"
-"""The mean distance to the nearest neighbours."""
-PARTS = "parts"
-"""The distance of the other levels to what the scored one lets expect: what looks right as a whole
-may have parts or a texture that its like do not."""
-PATCH = "patch"
-"""The distance of the strangest spot; where that is unknown it is the usual one."""
-CROWDED = "crowd"
-"""The distance to the last of a crowd of neighbours, relative to theirs."""
-APART = "apart"
-"""The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
-two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
-GROUPS = {CROWDED: 5.0, APART: GROUP_Z}
-"""What tells one of a group of alike oddities, and from how many deviations on it is heard. Against
-a reference no group can hide."""
 FEW, RARE = 10, 1 / 15
 """More samples, and more than this share of the pool, are no group of oddities where a trimmed fit
 has room for them: they are a minority of what is ordinary, such as one panel of ten."""
-SECOND: Level = "mid"
-"""This level has a say beside the scored one where there is no reference: what is strange in its
-parts. With all levels together so many dimensions let a group bend the fit."""
-
 BY_CHANCE = 0.85
 """What the two strangest of three weigh: chance alone makes two of them strange more often."""
-NEIGHBOURS = 3
-"""More hide the members of a small group less, and blur what a single oddity is far from."""
-CROWD = 100
-"""At most so many neighbours are a crowd; a tenth of a smaller pool."""
 SOURCE_WEIGHT = 50
 """A source of this many samples is half believed about its own centre and spread."""
-FORMAT = 2
-
-
-def kind(level: Level) -> str:
-    """The measure of a sample that is strange for its kind, at a level."""
-    return f"{level} for its kind"
-
-
-def like(level: Level) -> str:
-    """The measure of what a sample's like leave of it, at a level."""
-    return f"{level} among its like"
-
-
-def groups_heard(z: Measures) -> list[Floats]:
-    """The z (n,) of each of the `GROUPS`, and of what they agree on; -inf where it is not heard.
-
-    Two that agree need only be strange each.
-    """
-    asked = [(z[name], least) for name, least in GROUPS.items() if name in z]
-    if len(asked) == len(GROUPS):
-        asked.append((np.min([values for values, _ in asked], axis=0), STRANGE_Z))
-    return [np.where(values >= least, values, -np.inf) for values, least in asked]
-
-
-REASONS = (*LEVELS, *map(kind, LEVELS), *map(like, LEVELS), PARTS, *GROUPS)
-"""The measures that reasons are made of, where there are such."""
-
-
-def crowd_of(samples: int, neighbours: int) -> int:
-    """How many neighbours make a crowd in a pool of this size, never fewer than `neighbours`."""
-    return max(neighbours, min(samples // 10, CROWD))
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +126,8 @@ class Baseline:
 
     sample_ids, sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every
     one held against the others; its scores calibrate p-values and its spread tells a shift.
+    isolation: (f,) before any scale, of all f samples that it was fitted on and in their order:
+    how far apart these lie where they are.
     level: the one that is scored. neighbours: k of the isolation. about: what it was fitted on, for
     people and for checks (name, encoder, index snapshot).
     """
@@ -180,6 +139,7 @@ class Baseline:
     sample_ids: Sequence[str]
     sources: Sequence[str]
     z: Measures
+    isolation: Floats
     about: Mapping[str, str | int]
 
     def measure(self, pool: Pool) -> Measures:
@@ -191,19 +151,26 @@ class Baseline:
             raise UsageError(
                 "the reference was fitted with patch scores; set 'patches: true', or fit it again"
             )
-        raw = _distances(pool, self.neighbours)
+        raw = distances(pool, self.neighbours)
         for level in LEVELS:
             raw[level] = self.gaussians[level].distance(pool.embeddings[level])
         if PARTS in self.gaussians:
             raw[PARTS] = self.gaussians[PARTS].distance(*_together(pool, self.level))
+        if LOCAL in self.z:
+            theirs = at(self.isolation, pool.neighbours[:, : self.neighbours])
+            raw[LOCAL] = over(raw[ISOLATION], theirs, usual(self.isolation))
         return {name: values for name, values in raw.items() if name in self.z}
 
     def score(self, z: Measures) -> Floats:
         """The default score (n,) of `detectors.scores.combined`."""
         fitted = [self.level, PARTS] if PARTS in z else [*map(like, (self.level, SECOND))]
-        judges = dict.fromkeys([ISOLATION, *fitted, PATCH])
-        # One that is the same for all has nothing to say: a level that the encoder lacks, say.
-        singles = [z[name] for name in judges if name in z and self.scales.pooled[name].spread]
+        judges = dict.fromkeys([(ISOLATION, LOCAL), *((name,) for name in fitted), (PATCH,)])
+        singles = []
+        for names in judges:
+            # What is the same for all has nothing to say: a level that the encoder lacks, say.
+            told = [z[name] for name in names if name in z and self.scales.pooled[name].spread]
+            if told:
+                singles.append(consensus(told))
         return combined(singles or [z[ISOLATION]], groups_heard(z))
 
     def deviation(self, z: Measures) -> Floats:
@@ -230,13 +197,21 @@ class Baseline:
 
     def without(self, sample_ids: Collection[str]) -> Baseline:
         """As if these had not calibrated it; what was fitted on all of them stays."""
-        kept = np.flatnonzero(~np.isin(self.sample_ids, list(sample_ids))).tolist()
+        kept = self._others(sample_ids).tolist()
         return replace(
             self,
             sample_ids=[self.sample_ids[row] for row in kept],
             sources=[self.sources[row] for row in kept],
             z={name: values[kept] for name, values in self.z.items()},
         )
+
+    def forget(self, sample_ids: Collection[str]) -> Baseline:
+        """`without` these, which are no one's neighbours any more."""
+        kept = self._others(sample_ids)
+        return replace(self.without(sample_ids), isolation=self.isolation[kept])
+
+    def _others(self, sample_ids: Collection[str]) -> Ints:
+        return np.flatnonzero(~np.isin(self.sample_ids, list(sample_ids)))
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""
@@ -252,6 +227,7 @@ class Baseline:
             "of_source": {name: _plain(scale) for name, scale in self.scales.of_source.items()},
         }
         arrays: dict[str, Any] = {f"z.{name}": values for name, values in self.z.items()}
+        arrays["isolation"] = self.isolation
         arrays["sample_ids"] = np.array(self.sample_ids, dtype="S")
         for name, gaussian in self.gaussians.items():
             arrays[f"mean.{name}"] = gaussian.mean
@@ -277,6 +253,7 @@ class Baseline:
                 sample_ids=archive["sample_ids"].astype(str).tolist(),
                 sources=header["sources"],
                 z={name: archive[f"z.{name}"] for name in header["measures"]},
+                isolation=archive["isolation"],
                 about=header["about"],
             )
 
@@ -316,7 +293,9 @@ def fit_reference(
     fits |= {each: fit_left_out(reference.embeddings[each]) for each in LEVELS}
     together, given = _together(reference, level)
     fits[PARTS] = fit_left_out(together, given=given)
-    raw = _distances(reference, neighbours)
+    raw = distances(reference, neighbours)
+    theirs = theirs_without_it(reference.distances, reference.neighbours, neighbours)
+    raw[LOCAL] = over(raw[ISOLATION], theirs, usual(raw[ISOLATION]))
     return _baseline(reference, level, neighbours, fits, raw, about or {})
 
 
@@ -332,7 +311,7 @@ def fit_pool(
     """
     fits: dict[str, tuple[Gaussian, Floats]] = {}
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
-    raw = _distances(pool, neighbours) | _among_neighbours(pool, level, neighbours)
+    raw = distances(pool, neighbours) | among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
     return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z, moved)})
 
@@ -368,7 +347,7 @@ def _baseline(
     moved: Sequence[str] = (),
 ) -> Baseline:
     raw = {**others}
-    raw |= {each: distances for each, (_, distances) in fits.items()}
+    raw |= {each: distance for each, (_, distance) in fits.items()}
     scales = fit_scales(raw, samples.sources, moved)
     return Baseline(
         gaussians={each: gaussian for each, (gaussian, _) in fits.items()},
@@ -378,6 +357,7 @@ def _baseline(
         sample_ids=samples.sample_ids,
         sources=samples.sources,
         z=scales.z(raw, samples.sources),
+        isolation=raw[ISOLATION],
         about=about,
     )
 
@@ -387,33 +367,6 @@ def _together(pool: Pool, level: Level) -> tuple[NDArray[np.float32], int]:
     scored = pool.embeddings[level]
     others = [pool.embeddings[each] for each in LEVELS if each != level]
     return np.concatenate([scored, *others], axis=1), scored.shape[1]
-
-
-def _distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
-    """The measures that need no fit, and mean the same against a reference."""
-    raw = {ISOLATION: knn_distance(pool.distances, neighbours)}
-    if pool.patches is not None:
-        raw[PATCH] = pool.patches.known()
-    return raw
-
-
-def _among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Floats]:
-    """The measures of a sample by its neighbours' own, where these are of the pool."""
-    if pool.neighbours is None:
-        return {}
-    crowd = crowd_of(len(pool), neighbours)
-    raw = {CROWDED: relative(_last(pool.distances[:, :crowd]), pool.neighbours[:, :crowd])}
-    for each in LEVELS:
-        raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours)
-    for each in {level, SECOND}:
-        left = beside_its_like(pool.embeddings[each], pool.neighbours)
-        raw[like(each)] = fit_trimmed(left)[1]
-    return raw
-
-
-def _last(distances: NDArray[np.floating]) -> Floats:
-    """The farthest of each sample's neighbours that there are (n,), 0 where there are none."""
-    return np.asarray(np.max(np.nan_to_num(distances), axis=1, initial=0.0), dtype=np.float64)
 
 
 def _plain(scales: Mapping[str, Scale]) -> dict[str, list[float]]:

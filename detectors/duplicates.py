@@ -24,9 +24,7 @@ def beyond(pool: Pool, apart: float) -> Pool:
     there = columns < k
     columns = np.minimum(columns, k - 1)
     distances = np.where(there, np.take_along_axis(pool.distances, columns, axis=1), np.nan)
-    neighbours = pool.neighbours
-    if neighbours is not None:
-        neighbours = np.where(there, np.take_along_axis(neighbours, columns, axis=1), -1)
+    neighbours = np.where(there, np.take_along_axis(pool.neighbours, columns, axis=1), -1)
     return replace(pool, distances=distances.astype(np.float32), neighbours=neighbours)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import CROWD, NEIGHBOURS, Measures
+from detectors.measures import CROWD, NEIGHBOURS, Measures
 from detectors.registry import DEFAULT
 from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from detectors.shift import Shift
@@ -70,8 +70,13 @@ class Policy:
 
     @property
     def searched(self) -> int:
-        """How many neighbours a pool's `distances` should hold."""
+        """How many neighbours of its own a pool should have."""
         return max(self.neighbours, CROWD)
+
+    @property
+    def searched_in_reference(self) -> int:
+        """How many of a reference: where one of its own samples is left out, the next is asked."""
+        return self.neighbours + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
-from detectors.baseline import ISOLATION, Baseline, Measures, fit_pool, kind
+from detectors.baseline import Baseline, fit_pool
 from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
 from detectors.findings import CAPTURE_FAULT, OUTLIER, Findings, Policy, Reviews
 from detectors.groups import find_groups
+from detectors.measures import ISOLATION, Measures, kind
 from detectors.pool import Pool
 from detectors.promise import Promise, promise
 from detectors.registry import AGAINST_REFERENCE, DEFAULT, Yardstick, detector, yardstick

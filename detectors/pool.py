@@ -37,8 +37,8 @@ class Pool:
     embeddings: (n, d) finite float32 per level. quality: (n,) per statistic, NaN where unknown.
     distances: (n, k) float32, Euclidean on the scored level to the k nearest other samples of
     the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
-    neighbours: (n, k) rows of the pool that those distances are to, -1 where there are fewer; None
-    where they are to a reference's samples.
+    neighbours: (n, k) rows that those distances are to, of the pool or of the samples that the
+    reference was fitted on; -1 where there are fewer.
     times: (n,) datetime64, when each was captured or else ingested, NaT where unknown; None where
     nobody knows.
     undated: (n,) whose time is that of their ingestion; None for none.
@@ -51,7 +51,7 @@ class Pool:
     embeddings: Mapping[Level, NDArray[np.float32]]
     quality: Mapping[str, NDArray[np.floating]]
     distances: NDArray[np.float32]
-    neighbours: NDArray[np.integer] | None = None
+    neighbours: NDArray[np.integer]
     times: NDArray[np.datetime64] | None = None
     undated: NDArray[np.bool_] | None = None
     uncertainty: NDArray[np.floating] | None = None

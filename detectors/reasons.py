@@ -7,24 +7,30 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.baseline import (
+from detectors.baseline import rows_by_source
+from detectors.measures import (
     APART,
     CROWDED,
     GROUPS,
+    LOCAL,
     PARTS,
     crowd_of,
+    groups_heard,
     kind,
     like,
-    rows_by_source,
 )
 from detectors.pool import Patches, Pool
-from detectors.scores import NOTABLE_Z, STRANGE_Z, Floats, Ints, Mask
+from detectors.scores import NOTABLE_Z, Floats, Ints, Mask
 from schemas.records import LEVELS, Level
 
 MEANING: Mapping[Level, str] = {
     "low": "texture and exposure",
     "mid": "parts",
     "high": "whole object",
+}
+AGAINST_REFERENCE: Mapping[str, str] = {
+    LOCAL: "its nearest images {:.1f}σ farther than theirs",
+    PARTS: "the other levels {:.1f}σ out for what the scored one shows",
 }
 COMPARATIVES: Mapping[str, tuple[str, str]] = {
     "brightness": ("darker", "brighter"),
@@ -47,9 +53,10 @@ ENOUGH = 100
 def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     """The levels at which a sample deviates, the furthest first.
 
-    z: (n,) robust deviations per level, for its kind, and of `PARTS`. A string reads "whole object
-    (high level) 7.1σ out" or, where that says more, "texture and exposure (low level) 4.2σ out for
-    its kind"; against a reference also "the other levels 5.0σ out for what the scored one shows".
+    z: (n,) robust deviations per level, for its kind, of `LOCAL` and of `PARTS`. A string reads
+    "whole object (high level) 7.1σ out" or, where that says more, "texture and exposure (low level)
+    4.2σ out for its kind"; against a reference also "its nearest images 3.8σ farther than theirs"
+    and "the other levels 5.0σ out for what the scored one shows".
     """
     found = []
     for level in LEVELS:
@@ -57,14 +64,10 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
         held = [float(z[name][row]) for name in (kind(level), like(level)) if name in z]
         for_its_kind = max(held, default=among_all)
         words = " for its kind" if for_its_kind > among_all else ""
-        found.append((max(among_all, for_its_kind), f"{MEANING[level]} ({level} level)", words))
-    if PARTS in z:
-        found.append((float(z[PARTS][row]), "the other levels", " for what the scored one shows"))
-    return [
-        f"{what} {deviation:.1f}σ out{words}"
-        for deviation, what, words in sorted(found, reverse=True)
-        if deviation >= NOTABLE_Z
-    ]
+        told = f"{MEANING[level]} ({level} level) {{:.1f}}σ out{words}"
+        found.append((max(among_all, for_its_kind), told))
+    found += [(float(z[name][row]), told) for name, told in AGAINST_REFERENCE.items() if name in z]
+    return [told.format(z) for z, told in sorted(found, reverse=True) if z >= NOTABLE_Z]
 
 
 def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> list[str]:
@@ -79,11 +82,14 @@ def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> l
         APART: "{:.1f}σ from the bulk of the pool",
         CROWDED: f"its {crowd:,} nearest images reach {{:.1f}}σ farther than theirs",
     }
-    own = {name: z[name][row] for name in means if name in z}
-    told = [name for name, value in own.items() if value >= max(GROUPS[name], score[row])]
-    if not told and len(own) == len(GROUPS) and min(own.values()) >= max(STRANGE_Z, score[row]):
+    own = {name: float(z[name][row]) for name in GROUPS if name in z}
+    heard = groups_heard({name: np.array([value]) for name, value in own.items()})
+    decided = [float(value[0]) >= score[row] for value in heard]
+    told = [name for name, alone in zip(own, decided, strict=False) if alone]
+    if not told and any(decided):  # what they agree on
         told = list(own)
-    return [f"{means[name].format(own[name])}, alone or with others like it" for name in told]
+    words = [means[name].format(own[name]) for name in means if name in told]
+    return [f"{which}, alone or with others like it" for which in words]
 
 
 def score_reason(score: Floats, row: int, of: str = "pool", by: str = "") -> str:

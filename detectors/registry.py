@@ -30,8 +30,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 
-from detectors.baseline import ISOLATION, Baseline, Measures
+from detectors.baseline import Baseline
 from detectors.disagreement import DOUBTS, NONE_SAID
+from detectors.measures import ISOLATION, Measures
 from detectors.pool import Patches, Pool
 from detectors.scores import Floats, as_matrix
 from schemas.errors import UsageError

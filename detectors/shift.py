@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from detectors.baseline import Measures, rows_by_source
+from detectors.baseline import rows_by_source
+from detectors.measures import Measures
 from detectors.pool import Pool
 from detectors.scores import Floats, Ints, fit_bulk, fit_scale
 from schemas.records import LEVELS, Level

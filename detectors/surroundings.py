@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.scores import LEAST, Floats
+from detectors.scores import LEAST, Floats, knn_distance
 
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
@@ -32,16 +32,61 @@ def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
     be far is nothing strange. Copies count as far from each other as the median. neighbours: (n, k)
     rows, -1 for none; without any it is 1.
     """
-    middle = np.median(values) if len(values) else 0.0
-    logs = np.log(np.maximum(np.where(values < COPY * middle, middle, values), LEAST))
-    usual = logs.copy()
+    ratio, middle = np.empty(len(values)), usual(values)
     for start in range(0, len(values), BLOCK):
-        near = neighbours[start : start + BLOCK]
-        exists = near >= 0
-        some = exists.any(axis=1)
-        total = np.where(exists, logs[near], 0.0).sum(axis=1)
-        usual[start : start + BLOCK][some] = total[some] / exists.sum(axis=1)[some]
-    return np.asarray(np.exp(logs - usual), dtype=np.float64)
+        rows = slice(start, start + BLOCK)
+        ratio[rows] = over(values[rows], at(values, neighbours[rows]), middle)
+    return ratio
+
+
+def over(values: Floats, theirs: Floats, middle: float) -> Floats:
+    """`relative` of (n,) distances to those of their neighbours (n, k), NaN for none.
+
+    middle: the median; what is far below is one between copies.
+    """
+    logs, known = (_log(distances, middle) for distances in (values, theirs))
+    there = ~np.isnan(known)
+    total, count = np.where(there, known, 0.0).sum(axis=1), there.sum(axis=1)
+    mean = np.where(count > 0, total / np.maximum(count, 1), logs)
+    return np.asarray(np.exp(logs - mean), dtype=np.float64)
+
+
+def usual(values: Floats) -> float:
+    """The median, 0 of none."""
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _log(distances: Floats, middle: float) -> Floats:
+    apart = np.where(distances < COPY * middle, middle, distances)
+    return np.asarray(np.log(np.maximum(apart, LEAST)), dtype=np.float64)
+
+
+def at(values: Floats, rows: NDArray[np.integer]) -> Floats:
+    """The values at rows (n, k), NaN for row -1."""
+    if not len(values):
+        return np.full(rows.shape, np.nan)
+    return np.where(rows >= 0, values[rows], np.nan)
+
+
+def theirs_without_it(
+    distances: NDArray[np.floating], neighbours: NDArray[np.integer], k: int
+) -> Floats:
+    """The mean distances to their own k nearest of the k nearest neighbours of each of n samples.
+
+    As if that sample were not there: it is among the nearest of its neighbours, which a new one
+    that is held against them is not. distances: (n, m), NaN or infinite where there are fewer, and
+    neighbours: (n, m) rows, nearest first; the k + 1st is asked, too. Returns (n, k), NaN for none.
+    """
+    theirs = np.empty((len(neighbours), min(k, neighbours.shape[1])))
+    for start in range(0, len(neighbours), BLOCK):
+        rows = slice(start, start + BLOCK)
+        near = neighbours[rows, :k]
+        itself = neighbours[near, : k + 1] == np.arange(len(neighbours))[rows, None, None]
+        gaps = np.sort(np.where(itself, np.nan, distances[near, : k + 1]), axis=2)
+        means = knn_distance(gaps.reshape(near.size, gaps.shape[2]), k).reshape(near.shape)
+        some = np.isfinite(gaps).any(axis=2)
+        theirs[rows] = np.where((near >= 0) & some, means, np.nan)
+    return theirs
 
 
 def beside_its_like(vectors: NDArray[np.floating], neighbours: NDArray[np.integer]) -> Floats:

@@ -129,16 +129,15 @@ class Snapshot:
             found[0][batch], found[1][batch] = _without_self(rows[batch], *nearest)
         return found
 
-    def others(
-        self, sample_ids: Sequence[str], vectors: NDArray[np.float32], k: int
-    ) -> NDArray[np.float32]:
-        """Distances (n, k) of n samples, held here or not, to the k nearest stored other ones.
+    def others(self, sample_ids: Sequence[str], vectors: NDArray[np.float32], k: int) -> Found:
+        """Of n samples, held here or not, the rows (n, k) of the k nearest stored other ones, and
+        how far they are.
 
-        As `search` gives them: nearest first, infinite where there are fewer.
+        As `search` gives them: nearest first, -1 and infinite where there are fewer.
         """
         own = self.sample_ids.rows(sample_ids)
         found, distances = self.search(vectors, k + 1)
-        return _without_self(np.where(own < 0, _NOT_HELD, own), found, distances)[1]
+        return _without_self(np.where(own < 0, _NOT_HELD, own), found, distances)
 
     def _search(
         self,

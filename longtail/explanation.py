@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from detectors import reasons
-from detectors.baseline import REASONS
+from detectors.measures import REASONS
 from detectors.pool import Patches
 from detectors.registry import DEFAULT
 from detectors.scores import NOTABLE_Z

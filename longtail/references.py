@@ -239,7 +239,7 @@ def forget(fit: Path, sample_ids: Collection[str]) -> None:
     from detectors.baseline import Baseline
 
     old = Baseline.load(fit)
-    new = old.without(sample_ids)
+    new = old.forget(sample_ids)
     if len(new.sample_ids) < len(old.sample_ids):
         temporary = fit.with_suffix(".tmp")
         replace(new, about={**new.about, **_told(sorted(new.sample_ids))}).save(temporary)

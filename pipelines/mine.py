@@ -12,8 +12,8 @@ embeddings, neighbours and distances in memory: about 3 KB a sample at 456 dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -25,9 +25,10 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from detectors.baseline import PARTS, REASONS, Baseline, Measures
+from detectors.baseline import Baseline
 from detectors.drift import Strangeness
 from detectors.findings import Findings, Reviews
+from detectors.measures import LOCAL, PARTS, REASONS, Measures
 from detectors.mining import mine, strangest_level
 from detectors.pool import Pool
 from detectors.promise import contaminating
@@ -100,17 +101,16 @@ class FindNeighbours(beam.DoFn):
         yield str(path)
 
     def nearest(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The nearest others of each row, as samples of the pool, and how far they are.
-
-        With a reference they are of that, and only the distances are given.
+        """The nearest others of each row, and how far they are: places among the live ones, or with
+        a reference rows of that.
         """
         policy, snapshot = self.options.policy, self.searched.snapshot
         if self.known is None:
             found, distances = snapshot.neighbours(rows, policy.searched)
             return np.where(found < 0, np.int32(-1), self.places(found)), distances
         sample_ids, vectors = snapshot.sample_ids.take(rows), snapshot.read(rows)
-        distances = self.known.others(sample_ids, vectors, policy.neighbours)
-        return np.empty((len(rows), 0), np.int32), distances
+        found, distances = self.known.others(sample_ids, vectors, policy.searched_in_reference)
+        return found.astype(np.int32), distances
 
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Where these rows are among the live ones."""
@@ -133,22 +133,27 @@ class Score(beam.DoFn):
         sample_ids = np.asarray(snapshot.sample_ids.take(snapshot.live_rows()))
         nearest, distances = _gather(gathered[1])
         known = np.zeros(len(sample_ids), dtype=bool)
-        baseline = None
+        baseline = calibrated = vouched = None
+        left_out: Collection[str] = ()
         if options.reference is not None:
-            known = options.reference.open().sample_ids.rows(sample_ids.tolist()) >= 0
+            held, left_out = options.reference.open(), options.reference.left_out
+            known = held.sample_ids.rows(sample_ids.tolist()) >= 0
             baseline = options.reference.saved() or options.reference.fit(
-                self.read(sample_ids[known], distances[known])[0], options.policy.neighbours
+                self.read(
+                    sample_ids[known],
+                    _places(held, sample_ids[known].tolist(), nearest[known]),
+                    distances[known],
+                )[0],
+                options.policy.neighbours,
             )
-        vouched, left_out = None, options.reference.left_out if options.reference else ()
+            calibrated = baseline.without(left_out)
+            nearest = _places(held, baseline.sample_ids, nearest)
         normal = known & ~np.isin(sample_ids, list(left_out))
         if normal.any():
             vouched = read_reference(options, snapshot, sample_ids[normal].tolist())
-        pool, uris = self.read(sample_ids[~known], distances[~known])
-        if options.reference is None:
-            pool = replace(pool, neighbours=nearest)
+        pool, uris = self.read(sample_ids[~known], nearest[~known], distances[~known])
         reviews = read_reviews(snapshot, options.verdicts)
         shown = None if vouched is None else vouched.samples
-        calibrated = baseline and baseline.without(left_out)
         findings = mine(pool, options.policy, calibrated, reviews, shown)
         table = scores_table(findings, pool, uris, options, vouched, reviews)
         if baseline is not None:
@@ -178,8 +183,20 @@ class Score(beam.DoFn):
         scores.vacuum()
         self.flagged.inc(len(findings.flagged))
 
-    def read(self, sample_ids: Strings, distances: NDArray[np.float32]) -> tuple[Pool, list[str]]:
-        return read_pool(self.options, sample_ids.tolist(), distances)
+    def read(
+        self, sample_ids: Strings, nearest: NDArray[np.int32], distances: NDArray[np.float32]
+    ) -> tuple[Pool, list[str]]:
+        return read_pool(self.options, sample_ids.tolist(), nearest, distances)
+
+
+def _places(
+    snapshot: Snapshot, sample_ids: Sequence[str], rows: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Where rows (n, k) of a snapshot are among these samples of it, -1 for any other."""
+    place = np.full(len(snapshot.sample_ids), -1, dtype=np.int32)
+    held = snapshot.sample_ids.rows(sample_ids)
+    place[held[held >= 0]] = np.flatnonzero(held >= 0)
+    return np.where(rows < 0, np.int32(-1), place[rows])
 
 
 def _gather(paths: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -299,7 +316,10 @@ def reference_table(baseline: Baseline, sample_ids: Strings, options: MineOption
     broken = baseline.broken(baseline.z, options.policy.fault_threshold)[rows]
     n = len(rows)
     told = {
-        "z_parts": pa.array(baseline.z[PARTS][rows], pa.float32()),
+        **{
+            arrow.z_column(name): pa.array(baseline.z[name][rows], pa.float32())
+            for name in (LOCAL, PARTS)
+        },
         "deviation": pa.array(baseline.deviation(baseline.z)[rows], pa.float32()),
         "broken": pa.array(broken),
     }

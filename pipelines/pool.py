@@ -55,7 +55,10 @@ def read_reviews(snapshot: Snapshot, verdicts: Mapping[str, VerdictLabel]) -> Re
 
 
 def read_pool(
-    options: MineOptions, sample_ids: Sequence[str], distances: NDArray[np.float32]
+    options: MineOptions,
+    sample_ids: Sequence[str],
+    neighbours: NDArray[np.int32],
+    distances: NDArray[np.float32],
 ) -> tuple[Pool, list[str]]:
     """The pool of these samples, in their order, and the URI of each."""
     of_encoder = ds.field("encoder") == options.encoder_id
@@ -77,6 +80,7 @@ def read_pool(
         },
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=distances,
+        neighbours=neighbours,
         times=pc.coalesce(*(table[name] for name in times)).to_numpy(),
         undated=table["captured_at"].is_null().to_numpy(),
         uncertainty=doubt([*map(json.loads, table["metadata"].to_pylist())], detector)
@@ -110,6 +114,7 @@ def read_reference(options: MineOptions, snapshot: Snapshot, sample_ids: Sequenc
         embeddings={options.policy.level: vectors},
         quality={name: table[name].to_numpy() for name in QUALITY_STATISTICS},
         distances=np.empty((len(sample_ids), 0), dtype=np.float32),
+        neighbours=np.empty((len(sample_ids), 0), dtype=np.int32),
     )
     return Vouched(samples, table["uri"].to_pylist())
 

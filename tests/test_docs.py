@@ -73,6 +73,7 @@ def test_the_detectors_of_the_page_are_those_that_there_are() -> None:
         embeddings=vectors,
         quality={},
         distances=np.ones((30, 3), np.float32),
+        neighbours=rng.integers(0, 30, (30, 3)),
     )
     assert example["from_the_median"](pool, fit_pool(pool)).shape == (30,)
 

@@ -104,7 +104,7 @@ def _pool_of(low, mid, high, k=100, near=None, source="line-3", **quality):
         embeddings=dict(zip(LEVELS, (low, mid, high), strict=True)),
         quality=quality,
         distances=distances,
-        neighbours=None if near else neighbours,
+        neighbours=neighbours,
     )
 
 

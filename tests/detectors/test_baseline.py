@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detectors.baseline import PARTS, Baseline, fit_pool, fit_reference, fit_scales
+from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
+from detectors.measures import ISOLATION, LOCAL, PARTS
 from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.errors import CorruptionError
@@ -43,6 +44,7 @@ def test_a_score_means_the_same_whatever_else_is_in_the_pool(ordinary):
         embeddings={level: X[:10] for level, X in pool.embeddings.items()},
         quality={},
         distances=pool.distances[:10],
+        neighbours=pool.neighbours[:10],
     )
     np.testing.assert_allclose(mine(ten, Policy(), baseline).score, alone)
 
@@ -58,6 +60,48 @@ def test_a_large_source_is_judged_by_itself_and_a_small_one_by_all(rng):
     alone = {"high": np.concatenate([near, lone])}
     sources = ["near"] * 2000 + ["lone"] * 3
     assert fit_scales(alone, sources).z(alone, sources)["high"][2000:].max() > 3
+
+
+def test_a_reference_of_two_kinds_tells_what_is_far_for_the_denser_one(rng, unit, pool_of):
+    kind = np.repeat([0.05, 0.4], [400, 200])[:, None]
+
+    def made(spread):
+        X = spread * rng.normal(size=(len(spread), 24))
+        X[:, 0] += np.where(spread[:, 0] < 0.2, -3, 3)
+        return [unit(X[:, :d]) for d in (6, 12, 24)]
+
+    reference = pool_of(*made(kind))
+    odd = np.full((5, 1), 0.15)
+    pool = pool_of(*made(np.concatenate([odd, kind])), near=reference)
+    findings = mine(pool, Policy(Budget(count=5)), fit_reference(reference))
+    local, isolation = findings.z[LOCAL], findings.z[ISOLATION]
+    assert local[:5].min() > local[5:].max()
+    assert isolation[:5].max() < np.median(isolation[-200:])
+
+
+def test_against_a_reference_three_have_a_say_and_the_nearest_samples_two_words_of_it(ordinary):
+    reference = ordinary(300)
+    findings = mine(ordinary(200, wild=20, near=reference), Policy(), fit_reference(reference))
+    z = {name: np.maximum(values, -3.5) for name, values in findings.z.items()}
+    nearest = (z[ISOLATION] + z[LOCAL]) / 2
+    np.testing.assert_allclose(findings.score, (nearest + z["high"] + z[PARTS]) / 3)
+
+
+def test_who_is_left_out_stays_a_neighbour_until_forgotten(ordinary):
+    reference = ordinary(300)
+    pool = ordinary(50, near=reference)
+    baseline = fit_reference(reference)
+    first = reference.sample_ids[:100]
+    np.testing.assert_array_equal(
+        baseline.without(first).measure(pool)[LOCAL], baseline.measure(pool)[LOCAL]
+    )
+    rows = np.where(pool.neighbours < 100, -1, pool.neighbours - 100)
+    theirs = [baseline.isolation[100:][near[near >= 0]] for near in rows[:, :3]]
+    usual = [np.exp(np.log(some).mean()) if len(some) else 1 for some in theirs]
+    own = pool.distances[:, :3].mean(axis=1)
+    by_hand = np.where([len(some) for some in theirs], own / usual, 1)
+    measured = baseline.forget(first).measure(replace(pool, neighbours=rows))[LOCAL]
+    np.testing.assert_allclose(measured, by_hand, rtol=1e-5)
 
 
 def test_parts_of_another_image_are_strange_to_a_reference(ordinary):
@@ -105,8 +149,9 @@ def test_a_promise_that_cannot_be_kept_is_said_and_falls_back(reason, ordinary):
     sizes = {"contaminated": (400, 24, 4), "shift": (400, 0, 180), "cannot prove": (100, 0, 25)}
     known, dirty, odd = sizes.get(reason, (400, 0, 4))
     reference = ordinary(known, wild=dirty)
-    pool = ordinary(300, odd=odd, near=reference)
-    baseline = None if reason == "no clean reference" else fit_reference(reference)
+    known = None if reason == "no clean reference" else reference
+    pool = ordinary(300, odd=odd, near=known)
+    baseline = known and fit_reference(known)
     findings = mine(pool, Policy(Budget(count=3), fdr=0.1), baseline)
     assert findings.kinds.count("outlier") == 3
     assert reason in findings.notes[-1]

@@ -56,7 +56,7 @@ def test_no_more_neighbours_are_told_than_there_are(levels, pool_of, displaced):
 def test_a_level_that_the_encoder_lacks_is_no_ones_strangest(levels, pool_of):
     absent, high = np.zeros((300, 1), np.float32), levels[2]
     reference, pool = (pool_of(absent, absent, some) for some in (high[:300], high[300:]))
-    for baseline in (None, fit_reference(replace(reference, neighbours=None))):
+    for baseline in (None, fit_reference(reference)):
         assert set(mine(pool, Policy(), baseline).level) == {"high"}
 
 

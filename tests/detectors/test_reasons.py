@@ -20,10 +20,15 @@ def test_a_level_is_told_for_its_kind_where_that_says_more():
     ]
 
 
-def test_parts_that_do_not_go_with_the_whole_are_told():
-    z = {"low": np.zeros(2), "mid": np.zeros(2), "high": np.zeros(2), "parts": np.array([5.0, 2.9])}
+def test_parts_that_do_not_go_with_the_whole_and_sparse_surroundings_are_told():
+    z = {"low": np.zeros(2), "mid": np.zeros(2), "high": np.zeros(2)}
+    z |= {"parts": np.array([5.0, 2.9]), "local": np.array([5.5, 3.1])}
     told = "the other levels 5.0σ out for what the scored one shows"
-    assert [reasons.level_reasons(z, row) for row in (0, 1)] == [[told], []]
+    nearest = "its nearest images {}σ farther than theirs".format
+    assert [reasons.level_reasons(z, row) for row in (0, 1)] == [
+        [nearest("5.5"), told],
+        [nearest("3.1")],
+    ]
 
 
 def test_a_measure_of_groups_is_a_reason_where_it_decided():

@@ -88,8 +88,8 @@ def test_of_many_samples_those_drawn_say_what_is_usual_whatever_their_order(rng)
         X[1:10_000:2, 3] += 1
         X[10_000:, 3] += 1
     sources = [*(f"small-{i // 20}" for i in range(10_000)), *["larger"] * 100]
-    nowhere = np.empty((10_100, 0), np.float32)
-    assert find_unlike(Pool(sources, sources, levels, {}, nowhere)) == []
+    none = np.empty((10_100, 0), np.float32)
+    assert find_unlike(Pool(sources, sources, levels, {}, none, none.astype(int))) == []
 
 
 def test_sources_of_one_kind_are_not_told(ordinary, rng):

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
-from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
+from detectors.surroundings import (
+    beside_its_like,
+    relative,
+    strange_for_its_kind,
+    theirs_without_it,
+)
 
 
 def test_a_distance_is_relative_to_those_of_the_neighbours():
@@ -19,6 +25,28 @@ def test_copies_are_no_dense_surroundings():
     values = np.array([1.0, 1.1, 0.9, 1e-4, 1e-4])
     neighbours = np.array([[3, 4], [0, 2], [1, 0], [4, 0], [3, 0]])
     np.testing.assert_allclose(relative(values, neighbours)[[0, 3]], [1 / 0.9, 0.9 / np.sqrt(0.9)])
+
+
+@pytest.mark.parametrize("spare", [1, 0])
+def test_what_is_left_out_is_no_neighbour_of_its_neighbours(spare, rng):
+    X, k = rng.normal(size=(40, 3)), 4
+    gaps = cdist(X, X)
+    np.fill_diagonal(gaps, np.inf)
+    near = np.argsort(gaps, axis=1)[:, : k + spare]
+    found = theirs_without_it(np.take_along_axis(gaps, near, axis=1), near, k)
+    for row in range(40):
+        alone = np.delete(gaps, row, axis=1)
+        nearest = np.sort(alone[near[row, :k]], axis=1)
+        asked = np.where((near[near[row, :k]] == row).any(axis=1), k - 1 + spare, k)
+        by_hand = [gap[:m].mean() for gap, m in zip(nearest, asked, strict=True)]
+        np.testing.assert_allclose(found[row], by_hand)
+
+
+def test_without_neighbours_nothing_is_known_of_theirs():
+    distances = np.array([[1.0, 2.0], [1.0, 3.0], [2.0, np.inf]])
+    neighbours = np.array([[1, 2], [0, 2], [0, -1]])
+    found = theirs_without_it(distances, neighbours, 2)
+    np.testing.assert_array_equal(found, [[3.0, np.nan], [2.0, 2.0], [1.0, np.nan]])
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_others_leaves_out_the_sample_itself_where_it_is_held(tmp_path: Path) ->
     store = IndexStore(tmp_path)
     snapshot = store.commit([store.write_segment(ids[:4], vectors)])
     asked = np.concatenate([vectors[:1], vectors[:1]])  # held, and another of the same content
-    distances = snapshot.others([ids[0], ids[5]], asked, 5)
+    _, distances = snapshot.others([ids[0], ids[5]], asked, 5)
     root = np.sqrt(2)
     np.testing.assert_allclose(distances[0], [root, root, root, np.inf, np.inf], rtol=1e-6)
     np.testing.assert_allclose(distances[1], [0, root, root, root, np.inf], rtol=1e-6)

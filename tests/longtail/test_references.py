@@ -57,6 +57,31 @@ def test_distances_are_to_the_reference_alone_each_of_its_samples_left_out(
     np.testing.assert_allclose(scores, (by_hand - centre) / spread, atol=0.02)
 
 
+def test_how_far_the_nearest_lie_is_relative_to_how_far_theirs_do(open_lines, scores_of) -> None:
+    workspace = open_lines(reference="source:line-3", neighbours=3)
+    run = workspace.mine()
+    columns = ["sample_id", "source", "embedding_high"]
+    table = workspace.catalog.samples.read(columns).sort_by("sample_id")
+    vectors, ids = matrix(table["embedding_high"]), table["sample_id"].to_pylist()
+    known = np.array(table["source"].to_pylist()) == "line-3"
+
+    def relative(row: int) -> float:
+        """Of a sample of either source to the others of line-3, by hand."""
+        others = np.flatnonzero(known & (np.arange(90) != row))
+        gaps = np.linalg.norm(vectors[others][:, None] - vectors[others], axis=2)
+        theirs = np.sort(gaps, axis=1)[:, 1:4].mean(axis=1)
+        mine = np.linalg.norm(vectors[others] - vectors[row], axis=1)
+        nearest = np.argsort(mine)[:3]
+        return float(np.log(mine[nearest].mean()) - np.log(theirs[nearest]).mean())
+
+    by_hand = np.array([relative(row) for row in range(90)])
+    centre = np.median(by_hand[known])
+    spread = 1.4826 * np.median(np.abs(by_hand[known] - centre))
+    scored = scores_of(workspace, run.run_id)
+    z = [scored[id_]["z_local"] for id_ in ids]
+    np.testing.assert_allclose(z, (by_hand - centre) / spread, atol=0.05)
+
+
 def test_datasets_dates_and_verdicts_are_references(
     open_lines, ids_of_source, ids_of_reference
 ) -> None:

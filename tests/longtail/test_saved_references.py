@@ -13,6 +13,7 @@ from PIL import Image
 
 from detectors.baseline import Baseline
 from longtail import Workspace
+from schemas.arrow import matrix
 from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
 
 
@@ -199,3 +200,26 @@ def test_a_saved_reference_forgets_and_says_when_too_little_is_left(
     workspace.forget(gone[2:45])
     with pytest.raises(UsageError, match="'march' has 15 samples left, 20 is the least"):
         saved.mine()
+
+
+def test_what_a_saved_reference_forgot_leaves_the_others_surroundings(
+    open_lines, ids_of_source, scores_of
+) -> None:
+    workspace = open_lines(reference="source:line-3", neighbours=3)
+    before = scores_of(workspace, workspace.mine(save_reference="march").run_id)
+    columns = ["sample_id", "source", "embedding_high"]
+    table = workspace.catalog.samples.read(columns).sort_by("sample_id")
+    ids, vectors = np.array(table["sample_id"].to_pylist()), matrix(table["embedding_high"])
+    of_reference = np.array(table["source"].to_pylist()) == "line-3"
+    gone = ids[of_reference][:5]
+    workspace.forget(gone.tolist())
+
+    saved = open_lines(reference="saved:march")
+    after = scores_of(saved, saved.mine().run_id)
+
+    gaps = np.linalg.norm(vectors[~of_reference][:, None] - vectors[of_reference], axis=2)
+    nearest = ids[of_reference][np.argsort(gaps, axis=1)[:, :3]]
+    untouched = ids[~of_reference][~np.isin(nearest, gone).any(axis=1)]
+    assert len(untouched) > 5
+    for id_ in untouched:
+        assert after[id_]["z_local"] == pytest.approx(before[id_]["z_local"], abs=1e-5)

@@ -1,0 +1,100 @@
+"""What is measured of each sample, before any scale: its names, and how neighbours tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.pool import Pool
+from detectors.scores import GROUP_Z, STRANGE_Z, Floats, fit_trimmed, knn_distance
+from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
+from schemas.records import LEVELS, Level
+
+Measures = Mapping[str, Floats]
+"""(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
+that is held against itself also `kind(level)`, `like(level)` of the scored level and of SECOND, and
+the `GROUPS`; of one that is held against a reference LOCAL and PARTS."""
+
+ISOLATION = "isolation"
+"""The mean distance to the nearest neighbours."""
+LOCAL = "local"
+"""ISOLATION relative to that of the nearest samples of the reference: where these lie far apart, to
+be far is nothing strange."""
+PARTS = "parts"
+"""The distance of the other levels to what the scored one lets expect: what looks right as a whole
+may have parts or a texture that its like do not."""
+PATCH = "patch"
+"""The distance of the strangest spot; where that is unknown it is the usual one."""
+CROWDED = "crowd"
+"""The distance to the last of a crowd of neighbours, relative to theirs."""
+APART = "apart"
+"""The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
+two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
+GROUPS = {CROWDED: 5.0, APART: GROUP_Z}
+"""What tells one of a group of alike oddities, and from how many deviations on it is heard. Against
+a reference no group can hide."""
+SECOND: Level = "mid"
+"""This level has a say beside the scored one where there is no reference: what is strange in its
+parts. With all levels together so many dimensions let a group bend the fit."""
+
+NEIGHBOURS = 3
+"""More hide the members of a small group less, and blur what a single oddity is far from."""
+CROWD = 100
+"""At most so many neighbours are a crowd; a tenth of a smaller pool."""
+
+
+def kind(level: Level) -> str:
+    """The measure of a sample that is strange for its kind, at a level."""
+    return f"{level} for its kind"
+
+
+def like(level: Level) -> str:
+    """The measure of what a sample's like leave of it, at a level."""
+    return f"{level} among its like"
+
+
+def groups_heard(z: Measures) -> list[Floats]:
+    """The z (n,) of each of the `GROUPS`, and of what they agree on; -inf where it is not heard.
+
+    Two that agree need only be strange each.
+    """
+    asked = [(z[name], least) for name, least in GROUPS.items() if name in z]
+    if len(asked) == len(GROUPS):
+        asked.append((np.min([values for values, _ in asked], axis=0), STRANGE_Z))
+    return [np.where(values >= least, values, -np.inf) for values, least in asked]
+
+
+REASONS = (*LEVELS, *map(kind, LEVELS), *map(like, LEVELS), LOCAL, PARTS, *GROUPS)
+"""The measures that reasons are made of, where there are such."""
+
+
+def crowd_of(samples: int, neighbours: int) -> int:
+    """How many neighbours make a crowd in a pool of this size, never fewer than `neighbours`."""
+    return max(neighbours, min(samples // 10, CROWD))
+
+
+def distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
+    """The measures that need no fit, and mean the same against a reference."""
+    raw = {ISOLATION: knn_distance(pool.distances, neighbours)}
+    if pool.patches is not None:
+        raw[PATCH] = pool.patches.known()
+    return raw
+
+
+def among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Floats]:
+    """The measures of a sample by its neighbours' own, where these are of the pool."""
+    crowd = crowd_of(len(pool), neighbours)
+    raw = {CROWDED: relative(_last(pool.distances[:, :crowd]), pool.neighbours[:, :crowd])}
+    for each in LEVELS:
+        raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours)
+    for each in {level, SECOND}:
+        left = beside_its_like(pool.embeddings[each], pool.neighbours)
+        raw[like(each)] = fit_trimmed(left)[1]
+    return raw
+
+
+def _last(distances: NDArray[np.floating]) -> Floats:
+    """The farthest of each sample's neighbours that there are (n,), 0 where there are none."""
+    return np.asarray(np.max(np.nan_to_num(distances), axis=1, initial=0.0), dtype=np.float64)
