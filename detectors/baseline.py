@@ -29,7 +29,7 @@ from detectors.measures import (
     SECOND,
     Measures,
     among_neighbours,
-    distances,
+    from_pool,
     groups_heard,
     kind,
     like,
@@ -151,12 +151,11 @@ class Baseline:
             raise UsageError(
                 "the reference was fitted with patch scores; set 'patches: true', or fit it again"
             )
-        raw = distances(pool, self.neighbours)
+        raw = from_pool(pool, self.neighbours)
         for level in LEVELS:
             raw[level] = self.gaussians[level].distance(pool.embeddings[level])
         if PARTS in self.gaussians:
             raw[PARTS] = self.gaussians[PARTS].distance(*_together(pool, self.level))
-        if LOCAL in self.z:
             theirs = at(self.isolation, pool.neighbours[:, : self.neighbours])
             raw[LOCAL] = over(raw[ISOLATION], theirs, usual(self.isolation))
         return {name: values for name, values in raw.items() if name in self.z}
@@ -293,7 +292,7 @@ def fit_reference(
     fits |= {each: fit_left_out(reference.embeddings[each]) for each in LEVELS}
     together, given = _together(reference, level)
     fits[PARTS] = fit_left_out(together, given=given)
-    raw = distances(reference, neighbours)
+    raw = from_pool(reference, neighbours)
     theirs = theirs_without_it(reference.distances, reference.neighbours, neighbours)
     raw[LOCAL] = over(raw[ISOLATION], theirs, usual(raw[ISOLATION]))
     return _baseline(reference, level, neighbours, fits, raw, about or {})
@@ -311,7 +310,7 @@ def fit_pool(
     """
     fits: dict[str, tuple[Gaussian, Floats]] = {}
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
-    raw = distances(pool, neighbours) | among_neighbours(pool, level, neighbours)
+    raw = from_pool(pool, neighbours) | among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
     return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z, moved)})
 

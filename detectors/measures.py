@@ -13,15 +13,15 @@ from detectors.surroundings import beside_its_like, relative, strange_for_its_ki
 from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
-"""(n,) per name. Always: the three levels and ISOLATION. PATCH where patches were scored. Of a pool
-that is held against itself also `kind(level)`, `like(level)` of the scored level and of SECOND, and
-the `GROUPS`; of one that is held against a reference LOCAL and PARTS."""
+"""(n,) per name. Always: the three levels, ISOLATION and LOCAL. PATCH where patches were scored. Of
+a pool that is held against itself also `kind(level)`, `like(level)` of the scored level and of
+SECOND, and the `GROUPS`; of one that is held against a reference PARTS."""
 
 ISOLATION = "isolation"
 """The mean distance to the nearest neighbours."""
 LOCAL = "local"
-"""ISOLATION relative to that of the nearest samples of the reference: where these lie far apart, to
-be far is nothing strange."""
+"""ISOLATION relative to that of the nearest samples, which of a pool are a crowd, so that no small
+group is all there is: where these lie far apart, to be far is nothing strange."""
 PARTS = "parts"
 """The distance of the other levels to what the scored one lets expect: what looks right as a whole
 may have parts or a texture that its like do not."""
@@ -75,7 +75,7 @@ def crowd_of(samples: int, neighbours: int) -> int:
     return max(neighbours, min(samples // 10, CROWD))
 
 
-def distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
+def from_pool(pool: Pool, neighbours: int) -> dict[str, Floats]:
     """The measures that need no fit, and mean the same against a reference."""
     raw = {ISOLATION: knn_distance(pool.distances, neighbours)}
     if pool.patches is not None:
@@ -86,7 +86,9 @@ def distances(pool: Pool, neighbours: int) -> dict[str, Floats]:
 def among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Floats]:
     """The measures of a sample by its neighbours' own, where these are of the pool."""
     crowd = crowd_of(len(pool), neighbours)
-    raw = {CROWDED: relative(_last(pool.distances[:, :crowd]), pool.neighbours[:, :crowd])}
+    near, distances = pool.neighbours[:, :crowd], pool.distances[:, :crowd]
+    raw = {LOCAL: relative(knn_distance(distances, neighbours), near)}
+    raw[CROWDED] = relative(_last(distances), near)
     for each in LEVELS:
         raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours)
     for each in {level, SECOND}:

@@ -28,7 +28,7 @@ MEANING: Mapping[Level, str] = {
     "mid": "parts",
     "high": "whole object",
 }
-AGAINST_REFERENCE: Mapping[str, str] = {
+BESIDE_LEVELS: Mapping[str, str] = {
     LOCAL: "its nearest images {:.1f}σ farther than theirs",
     PARTS: "the other levels {:.1f}σ out for what the scored one shows",
 }
@@ -55,8 +55,8 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
 
     z: (n,) robust deviations per level, for its kind, of `LOCAL` and of `PARTS`. A string reads
     "whole object (high level) 7.1σ out" or, where that says more, "texture and exposure (low level)
-    4.2σ out for its kind"; against a reference also "its nearest images 3.8σ farther than theirs"
-    and "the other levels 5.0σ out for what the scored one shows".
+    4.2σ out for its kind"; also "its nearest images 3.8σ farther than theirs", and against a
+    reference "the other levels 5.0σ out for what the scored one shows".
     """
     found = []
     for level in LEVELS:
@@ -66,7 +66,7 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
         words = " for its kind" if for_its_kind > among_all else ""
         told = f"{MEANING[level]} ({level} level) {{:.1f}}σ out{words}"
         found.append((max(among_all, for_its_kind), told))
-    found += [(float(z[name][row]), told) for name, told in AGAINST_REFERENCE.items() if name in z]
+    found += [(float(z[name][row]), told) for name, told in BESIDE_LEVELS.items() if name in z]
     return [told.format(z) for z, told in sorted(found, reverse=True) if z >= NOTABLE_Z]
 
 

@@ -151,9 +151,9 @@ SCORES = pa.schema(
 """One row per sample and mining run, partitioned by run; kind and rank are null without a flag.
 
 z_LEVEL: robust deviations; for_its_kind, among_its_like: the same against a sample's own
-neighbours, null against a reference; z_local: of the distance to the nearest samples of
-the reference relative to theirs, z_parts: of the other levels given the scored one, both null
-without a reference; z_crowd, z_apart: what tells one of a group, null against a reference.
+neighbours, null against a reference; z_local: of the distance to the nearest samples relative to
+theirs; z_parts: of the other levels given the scored one, null without a reference; z_crowd,
+z_apart: what tells one of a group, null against a reference.
 isolation: mean distance to the nearest neighbours. deviation, broken: what capture faults raise,
 and whether this may be one. nearest: normal samples; confirmed: the confirmed edge case that is
 nearer.

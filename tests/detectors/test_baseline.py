@@ -5,7 +5,7 @@ import pytest
 
 from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
-from detectors.measures import ISOLATION, LOCAL, PARTS
+from detectors.measures import ISOLATION, LOCAL, PARTS, groups_heard
 from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.errors import CorruptionError
@@ -305,3 +305,19 @@ def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
     findings = mine(pool, Policy(Budget(count=5)))
     assert findings.p_value is None
     np.testing.assert_array_equal(findings.score, fit_pool(pool).score(fit_pool(pool).z))
+
+
+def test_in_a_pool_the_nearest_have_one_word_of_three_relative_to_those_of_a_crowd(ordinary):
+    pool = ordinary(400, odd=3, wild=3)
+    findings = mine(pool, Policy())
+    isolation = np.log(pool.distances[:, :3].mean(axis=1))
+    by_hand = isolation - isolation[pool.neighbours[:, :40]].mean(axis=1)
+    by_hand -= np.median(by_hand)
+    local = findings.z[LOCAL]
+    np.testing.assert_allclose(local, by_hand / (1.4826 * np.median(np.abs(by_hand))), atol=1e-5)
+    z = {name: np.maximum(values, -3.5) for name, values in findings.z.items()}
+    nearest = (z[ISOLATION] + z[LOCAL]) / 2
+    single = (nearest + z["high among its like"] + z["mid among its like"]) / 3
+    alone = np.max(groups_heard(findings.z), axis=0) == -np.inf
+    assert alone.sum() > 390
+    np.testing.assert_allclose(findings.score[alone], single[alone])
