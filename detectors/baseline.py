@@ -170,7 +170,7 @@ class Baseline:
             told = [z[name] for name in names if name in z and self.scales.pooled[name].spread]
             if told:
                 singles.append(consensus(told))
-        return combined(singles or [z[ISOLATION]], groups_heard(z))
+        return combined(singles or [z[ISOLATION]], [*groups_heard(z, self.level).values()])
 
     def deviation(self, z: Measures) -> Floats:
         """Mean robust deviation (n,) over the levels, of each among all and for its kind.

@@ -32,9 +32,10 @@ CROWDED = "crowd"
 APART = "apart"
 """The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
 two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
-GROUPS = {CROWDED: 5.0, APART: GROUP_Z}
-"""What tells one of a group of alike oddities, and from how many deviations on it is heard. Against
-a reference no group can hide."""
+GROUPS = (APART, CROWDED)
+"""What tells one of a group of alike oddities. Against a reference no group can hide."""
+CROWDED_Z = 5.0
+"""A group that is odd at the scored level alone is heard from here on."""
 SECOND: Level = "mid"
 """This level has a say beside the scored one where there is no reference: what is strange in its
 parts. With all levels together so many dimensions let a group bend the fit."""
@@ -55,15 +56,21 @@ def like(level: Level) -> str:
     return f"{level} among its like"
 
 
-def groups_heard(z: Measures) -> list[Floats]:
-    """The z (n,) of each of the `GROUPS`, and of what they agree on; -inf where it is not heard.
+def groups_heard(z: Measures, level: Level) -> dict[tuple[str, ...], Floats]:
+    """What tells a group, by the names of the measures that must agree: their least z (n,), -inf
+    where that is too little to be heard.
 
-    Two that agree need only be strange each.
+    A crowd alone says nothing: in a pool of many kinds ordinary samples have one that reaches
+    beyond their kind. level: the scored one. Empty against a reference.
     """
-    asked = [(z[name], least) for name, least in GROUPS.items() if name in z]
-    if len(asked) == len(GROUPS):
-        asked.append((np.min([values for values, _ in asked], axis=0), STRANGE_Z))
-    return [np.where(values >= least, values, -np.inf) for values, least in asked]
+    if APART not in z:
+        return {}
+    asked = {(APART,): GROUP_Z, (APART, CROWDED): STRANGE_Z, (CROWDED, level): CROWDED_Z}
+    heard = {}
+    for names, least in asked.items():
+        agreed = np.min([z[name] for name in names], axis=0)
+        heard[names] = np.where(agreed >= least, agreed, -np.inf)
+    return heard
 
 
 REASONS = (*LEVELS, *map(kind, LEVELS), *map(like, LEVELS), LOCAL, PARTS, *GROUPS)

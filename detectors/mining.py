@@ -122,7 +122,11 @@ def mine(
     why = [
         (
             (
-                *(reasons.group_reasons(z, score, row, policy.neighbours) if by_default else ()),
+                *(
+                    reasons.group_reasons(z, score, row, policy.neighbours, policy.level)
+                    if by_default
+                    else ()
+                ),
                 *([reasons.score_reason(score, row, by=policy.detector)] if by_name else ()),
                 *reasons.level_reasons(z, row),
                 *near_case,

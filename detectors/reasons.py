@@ -70,25 +70,24 @@ def level_reasons(z: Mapping[str, Floats], row: int) -> list[str]:
     return [told.format(z) for z, told in sorted(found, reverse=True) if z >= NOTABLE_Z]
 
 
-def group_reasons(z: Mapping[str, Floats], score: Floats, row: int, k: int) -> list[str]:
+def group_reasons(
+    z: Mapping[str, Floats], score: Floats, row: int, k: int, level: Level = "high"
+) -> list[str]:
     """What tells a group of alike oddities, where that decided a sample's default score.
 
-    z: (n,) robust deviations by measure. score: (n,). k: of the distance score. A string reads
-    "8.2σ from the bulk of the pool, alone or with others like it" or "its 29 nearest images reach
-    8.2σ farther than theirs, alone or with others like it".
+    z: (n,) robust deviations by measure. score: (n,). k: of the distance score. level: the scored
+    one. A string reads "8.2σ from the bulk of the pool, alone or with others like it" or "its 29
+    nearest images reach 5.2σ farther than theirs, alone or with others like it".
     """
     crowd = min(crowd_of(len(score), k), len(score) - 1)
     means = {
         APART: "{:.1f}σ from the bulk of the pool",
         CROWDED: f"its {crowd:,} nearest images reach {{:.1f}}σ farther than theirs",
     }
-    own = {name: float(z[name][row]) for name in GROUPS if name in z}
-    heard = groups_heard({name: np.array([value]) for name, value in own.items()})
-    decided = [float(value[0]) >= score[row] for value in heard]
-    told = [name for name, alone in zip(own, decided, strict=False) if alone]
-    if not told and any(decided):  # what they agree on
-        told = list(own)
-    words = [means[name].format(own[name]) for name in means if name in told]
+    own = {name: z[name][[row]] for name in (*GROUPS, level) if name in z}
+    heard = groups_heard(own, level).items()
+    decided = next((names for names, values in heard if values[0] >= score[row]), ())
+    words = [means[name].format(own[name][0]) for name in decided if name in means]
     return [f"{which}, alone or with others like it" for which in words]
 
 

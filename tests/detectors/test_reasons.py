@@ -32,17 +32,19 @@ def test_parts_that_do_not_go_with_the_whole_and_sparse_surroundings_are_told():
 
 
 def test_a_measure_of_groups_is_a_reason_where_it_decided():
-    z = {"apart": np.array([8.2, 6.9, 8.2, 6.0]), "crowd": np.array([7.5, 3.4, 9.0, 4.0])}
-    score = np.array([8.2, 3.0, 9.0, 4.0])
+    z = {"apart": np.array([8.2, 6.9, 3.4, 6.0]), "crowd": np.array([7.5, 3.4, 9.0, 4.0])}
+    z["high"] = np.array([0.0, 9.0, 5.5, 9.0])
+    score = np.array([8.2, 3.0, 5.5, 4.0])
     apart = "{}σ from the bulk of the pool, alone or with others like it"
     crowd = "its 3 nearest images reach {}σ farther than theirs, alone or with others like it"
     assert [reasons.group_reasons(z, score, row, 3) for row in range(4)] == [
         [apart.format("8.2")],
         [],
-        [crowd.format("9.0")],
+        [crowd.format("9.0")],  # and as much as it the scored level
         [apart.format("6.0"), crowd.format("4.0")],  # each alone too little, together enough
     ]
     assert reasons.group_reasons(z, score + 1, 3, 3) == []
+    assert reasons.group_reasons({**z, "high": np.full(4, 4.9)}, score - 1, 2, 3) == []
 
 
 def test_isolation_is_a_reason_only_beyond_the_usual_range():
