@@ -51,12 +51,20 @@ def _edge_cases(
     *,
     twice: bool,
 ) -> None:
-    """Half of the normal images are the reference, or all are in a pool of its own."""
+    """Half of the normal images are the reference, or all are in a pool of its own.
+
+    `one of each`: of kinds that are all different, in a pool of as many kinds.
+    """
     normal, strange = images.of(seed)
     known, fresh = np.array_split(normal, 2)
-    settings = {"pool": (None, normal), "ref": (_of(embedded, known), fresh)}
-    for setting, (reference, common) in settings.items():
-        rare = strange[: round(images.rare * len(common))]
+    settings: dict[str, tuple[Embedded | None, Ints, Ints]] = {
+        "pool": (None, normal, strange[: round(images.rare * len(normal))]),
+        "ref": (_of(embedded, known), fresh, strange[: round(images.rare * len(fresh))]),
+    }
+    kinds, one_of_each = images.one_of_each(seed)
+    if len(kinds):
+        settings["one of each"] = (None, kinds, one_of_each)
+    for setting, (reference, common, rare) in settings.items():
         truth = np.arange(len(common) + len(rare)) >= len(common)
         weights = resampled(truth, np.random.default_rng(seed))
         pool = _of(embedded, np.concatenate([common, rare]))

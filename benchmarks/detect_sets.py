@@ -31,19 +31,30 @@ SPOILT = 0.08
 class Images:
     """pixels: n of one size. whole: (n,) which of them have no fault. normal: (n,) which of them
     are, in a seed. rare: edge cases over normal images in a pool. sought: (n,) what labels shall
-    teach in a seed, if there is something to learn."""
+    teach in a seed, if there is something to learn. kind: (n,) what each shows, where that may be
+    common or rare."""
 
     pixels: Sequence[Luma]
     whole: Mask
     normal: Callable[[int], Mask]
     rare: float
     sought: Callable[[int], Mask] | None = None
+    kind: Ints | None = None
 
     def of(self, seed: int) -> tuple[Ints, Ints]:
         """Rows of the normal images and of the others, in the seed's order."""
         order = np.random.default_rng(seed).permutation(len(self.pixels))
         normal = self.normal(seed)[order]
         return order[normal], order[~normal]
+
+    def one_of_each(self, seed: int) -> tuple[Ints, Ints]:
+        """Rows of half of the kinds, and one of each of the others; none without kinds."""
+        if self.kind is None:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        rng = np.random.default_rng(seed)
+        rare, common = np.array_split(rng.permutation(np.unique(self.kind)), 2)
+        rows = rng.permutation(np.flatnonzero(np.isin(self.kind, common)))
+        return rows, np.array([rng.choice(np.flatnonzero(self.kind == kind)) for kind in rare])
 
 
 def digits() -> Images:
@@ -60,7 +71,7 @@ def digits() -> Images:
 
 
 def scenes() -> Images:
-    """1,600 crops of 16 photographs: a few of one among those of all others."""
+    """1,600 crops of 16 photographs: a few of one among those of all others, or one of each."""
     photographs = [_opened(name) for name in PHOTOGRAPHS]
     photographs += [
         Image.fromarray(x).convert("L") for x in sklearn.datasets.load_sample_images().images
@@ -68,7 +79,11 @@ def scenes() -> Images:
     rng = np.random.default_rng(0)
     pixels = [_crop(x, rng, 0.35, 0.7) for x in photographs for _ in range(CROPS)]
     shown = np.repeat(np.arange(len(photographs)), CROPS)
-    return Images(pixels, shown >= 0, lambda seed: shown != seed % len(photographs), rare=0.01)
+
+    def others(seed: int) -> Mask:
+        return np.asarray(shown != seed % len(photographs))
+
+    return Images(pixels, shown >= 0, normal=others, rare=0.01, kind=shown)
 
 
 def textures() -> Images:

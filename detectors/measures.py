@@ -61,7 +61,8 @@ def groups_heard(z: Measures, level: Level) -> dict[tuple[str, ...], Floats]:
     where that is too little to be heard.
 
     A crowd alone says nothing: in a pool of many kinds ordinary samples have one that reaches
-    beyond their kind. level: the scored one. Empty against a reference.
+    beyond their kind. level: the scored one, which counts by the scale of a sample's source and so
+    must say more. Empty against a reference.
     """
     if APART not in z:
         return {}
