@@ -59,7 +59,7 @@ def add_recalls(
         together = np.concatenate([pool[level] for level in LEVELS], axis=1).astype(np.float64)
         jobs: dict[str, Callable[[], Floats]] = {OURS: partial(_deviation, pool)}
         jobs |= {name: partial(rival, None, together) for name, rival in cells.rivals.items()}
-        scores = {**dict(at_once(jobs)), "cleanvision": faulty[kind]}
+        scores = {**at_once(jobs), "cleanvision": faulty[kind]}
         for method, values in scores.items():
             rows[kind].add(method, measure(values, truth, weights))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -61,10 +62,9 @@ class Cells:
     def embed(self, images: Iterable[bytes]) -> Embedded:
         """Encoded image files, as the pipeline would."""
         preprocess, limits = self.encoder.info.preprocess, Limits()
-        with ThreadPoolExecutor(THREADS) as threads:
-            decoded = threads.map(lambda data: decode(data, preprocess, limits).pixels, images)
-            batches = iter(lambda: list(islice(decoded, BATCH)), [])
-            return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
+        pixels = (decode(data, preprocess, limits).pixels for data in images)
+        batches = iter(lambda: list(islice(pixels, BATCH)), [])
+        return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
 
     def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
         """A generator, and the clean and the defective rows in its order."""
@@ -92,13 +92,16 @@ class Cells:
             beside = _beside(pool, levels)
             for method, rival in self.rivals.items():
                 jobs[method + suffix] = partial(rival, known, beside)
-        return at_once(jobs)
+        yield from at_once(jobs).items()
 
 
-def at_once(jobs: Mapping[str, Callable[[], Floats]]) -> Iterator[tuple[str, Floats]]:
-    """What each job gives, in their order; as many run at a time as there are threads."""
-    with ThreadPoolExecutor(THREADS) as threads:
-        yield from zip(jobs, threads.map(lambda job: job(), jobs.values()), strict=True)
+def at_once(jobs: Mapping[str, Callable[[], Floats]]) -> Mapping[str, Floats]:
+    """What each job gives; as many run at a time as there are threads. Rivals' warnings are none of
+    ours."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
+        warnings.simplefilter("ignore")
+        scores = threads.map(lambda job: job(), jobs.values())
+        return dict(zip(jobs, scores, strict=True))
 
 
 def _beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:

@@ -47,16 +47,14 @@ def isolation_forest(reference: Vectors | None, pool: Vectors) -> NDArray[np.flo
 
 def pyod(name: str, reference: Vectors | None, pool: Vectors) -> NDArray[np.float64]:
     detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = detector(**({"random_state": 0} if name in SEEDED else {}))
-        try:
-            model.fit(pool if reference is None else reference)
-        except ValueError:
-            if name != "CBLOF":
-                raise
-            return np.zeros(len(pool))  # it refuses clusters of one size
-        scores = model.decision_scores_ if reference is None else model.decision_function(pool)
+    model = detector(**({"random_state": 0} if name in SEEDED else {}))
+    try:
+        model.fit(pool if reference is None else reference)
+    except ValueError:
+        if name != "CBLOF":
+            raise
+        return np.zeros(len(pool))  # it refuses clusters of one size
+    scores = model.decision_scores_ if reference is None else model.decision_function(pool)
     return np.nan_to_num(np.asarray(scores, dtype=np.float64))
 
 

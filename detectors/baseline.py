@@ -41,7 +41,6 @@ from detectors.scores import (
     STRANGE_Z,
     Floats,
     Gaussian,
-    Ints,
     Mask,
     Scale,
     combined,
@@ -126,8 +125,8 @@ class Baseline:
 
     sample_ids, sources: (m,) of the reference's samples. z: (m,) each measure of theirs, every
     one held against the others; its scores calibrate p-values and its spread tells a shift.
-    isolation: (f,) before any scale, of all f samples that it was fitted on and in their order:
-    how far apart these lie where they are.
+    fitted, isolation: (f,) sample_ids of all that it was fitted on, those included that calibrate
+    it no longer, and how far apart they lie; a pool's `neighbours` are rows of these.
     level: the one that is scored. neighbours: k of the isolation. about: what it was fitted on, for
     people and for checks (name, encoder, index snapshot).
     """
@@ -139,6 +138,7 @@ class Baseline:
     sample_ids: Sequence[str]
     sources: Sequence[str]
     z: Measures
+    fitted: Sequence[str]
     isolation: Floats
     about: Mapping[str, str | int]
 
@@ -196,7 +196,7 @@ class Baseline:
 
     def without(self, sample_ids: Collection[str]) -> Baseline:
         """As if these had not calibrated it; what was fitted on all of them stays."""
-        kept = self._others(sample_ids).tolist()
+        kept = _others(self.sample_ids, sample_ids)
         return replace(
             self,
             sample_ids=[self.sample_ids[row] for row in kept],
@@ -206,11 +206,12 @@ class Baseline:
 
     def forget(self, sample_ids: Collection[str]) -> Baseline:
         """`without` these, which are no one's neighbours any more."""
-        kept = self._others(sample_ids)
-        return replace(self.without(sample_ids), isolation=self.isolation[kept])
-
-    def _others(self, sample_ids: Collection[str]) -> Ints:
-        return np.flatnonzero(~np.isin(self.sample_ids, list(sample_ids)))
+        kept = _others(self.fitted, sample_ids)
+        return replace(
+            self.without(sample_ids),
+            fitted=[self.fitted[row] for row in kept],
+            isolation=self.isolation[kept],
+        )
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""
@@ -227,6 +228,7 @@ class Baseline:
         }
         arrays: dict[str, Any] = {f"z.{name}": values for name, values in self.z.items()}
         arrays["isolation"] = self.isolation
+        arrays["fitted"] = np.array(self.fitted, dtype="S")
         arrays["sample_ids"] = np.array(self.sample_ids, dtype="S")
         for name, gaussian in self.gaussians.items():
             arrays[f"mean.{name}"] = gaussian.mean
@@ -252,9 +254,15 @@ class Baseline:
                 sample_ids=archive["sample_ids"].astype(str).tolist(),
                 sources=header["sources"],
                 z={name: archive[f"z.{name}"] for name in header["measures"]},
+                fitted=archive["fitted"].astype(str).tolist(),
                 isolation=archive["isolation"],
                 about=header["about"],
             )
+
+
+def _others(sample_ids: Sequence[str], left_out: Collection[str]) -> list[int]:
+    rows: list[int] = np.flatnonzero(~np.isin(sample_ids, list(left_out))).tolist()
+    return rows
 
 
 def read_about(path: Path) -> Mapping[str, str | int]:
@@ -270,11 +278,11 @@ def _archive(path: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(str(archive["header"]))
             if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']}, not {FORMAT}")
+                raise ValueError(f"its format is {header['format']}, not {FORMAT}")
             yield header, archive
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptionError(
-            f"reference state '{path}' is damaged ({error}); delete it and fit it again"
+            f"reference state '{path}' is damaged ({error}); remove it and fit it again"
         ) from error
 
 
@@ -356,6 +364,7 @@ def _baseline(
         sample_ids=samples.sample_ids,
         sources=samples.sources,
         z=scales.z(raw, samples.sources),
+        fitted=samples.sample_ids,
         isolation=raw[ISOLATION],
         about=about,
     )

@@ -13,9 +13,10 @@ from detectors.surroundings import beside_its_like, relative, strange_for_its_ki
 from schemas.records import LEVELS, Level
 
 Measures = Mapping[str, Floats]
-"""(n,) per name. Always: the three levels, ISOLATION and LOCAL. PATCH where patches were scored. Of
-a pool that is held against itself also `kind(level)`, `like(level)` of the scored level and of
-SECOND, and the `GROUPS`; of one that is held against a reference PARTS."""
+"""(n,) per name, raw ones NaN where nothing can be said. Always: the three levels, ISOLATION and
+LOCAL. PATCH where patches were scored. Of a pool that is held against itself also `kind(level)`,
+`like(level)` of the scored level and of SECOND, and the `GROUPS`; of one that is held against a
+reference PARTS."""
 
 ISOLATION = "isolation"
 """The mean distance to the nearest neighbours."""

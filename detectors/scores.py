@@ -202,10 +202,10 @@ class Scale:
     spread: float
 
     def z(self, distances: NDArray[np.floating]) -> Floats:
-        """Robust deviations of each distance (n,) from the centre, signed."""
+        """Robust deviations of each distance (n,) from the centre, signed; 0 where it is NaN."""
         if self.spread == 0.0:
             return np.zeros(len(distances))
-        return (_log(distances) - self.centre) / self.spread
+        return np.nan_to_num((_log(distances) - self.centre) / self.spread, nan=0.0)
 
     def towards(self, other: Scale, weight: float) -> Scale:
         """Shrunk towards another by `weight` in [0, 1]; at 0 it is itself."""
@@ -219,11 +219,12 @@ def fit_scale(distances: NDArray[np.floating]) -> Scale:
     """Median and MAD (Iglewicz and Hoaglin, 1993) of log distances, in normal deviations.
 
     Where more than half of the values are equal the MAD is 0 and the mean absolute deviation
-    takes its place.
+    takes its place. NaN stands for a distance that is unknown.
     """
-    if len(distances) == 0:
+    known = np.asarray(distances)[~np.isnan(distances)]
+    if len(known) == 0:
         return Scale(0.0, 0.0)
-    values = _log(distances)
+    values = _log(known)
     centre = float(np.median(values))
     return Scale(centre, _spread(values - centre))
 

@@ -29,8 +29,8 @@ def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
     """Each of (n,) distances over the geometric mean of its neighbours', above 1 for stranger.
 
     This is what makes an outlier factor local (Breunig et al., 2000): where all are far apart, to
-    be far is nothing strange. Copies count as far from each other as the median. neighbours: (n, k)
-    rows, -1 for none; without any it is 1.
+    be far is nothing strange. Of a copy nothing can be said, it is NaN; as a neighbour it counts as
+    the median. neighbours: (n, k) rows, -1 for none; without any it is 1.
     """
     ratio, middle = np.empty(len(values)), usual(values)
     for start in range(0, len(values), BLOCK):
@@ -42,13 +42,14 @@ def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
 def over(values: Floats, theirs: Floats, middle: float) -> Floats:
     """`relative` of (n,) distances to those of their neighbours (n, k), NaN for none.
 
-    middle: the median; what is far below is one between copies.
+    middle: the median, by which copies are known.
     """
-    logs, known = (_log(distances, middle) for distances in (values, theirs))
+    own = _log(values)
+    known = _log(np.where(theirs < COPY * middle, middle, theirs))
     there = ~np.isnan(known)
     total, count = np.where(there, known, 0.0).sum(axis=1), there.sum(axis=1)
-    mean = np.where(count > 0, total / np.maximum(count, 1), logs)
-    return np.asarray(np.exp(logs - mean), dtype=np.float64)
+    mean = np.where(count > 0, total / np.maximum(count, 1), own)
+    return np.where(values < COPY * middle, np.nan, np.exp(own - mean))
 
 
 def usual(values: Floats) -> float:
@@ -56,9 +57,8 @@ def usual(values: Floats) -> float:
     return float(np.median(values)) if len(values) else 0.0
 
 
-def _log(distances: Floats, middle: float) -> Floats:
-    apart = np.where(distances < COPY * middle, middle, distances)
-    return np.asarray(np.log(np.maximum(apart, LEAST)), dtype=np.float64)
+def _log(distances: Floats) -> Floats:
+    return np.asarray(np.log(np.maximum(distances, LEAST)), dtype=np.float64)
 
 
 def at(values: Floats, rows: NDArray[np.integer]) -> Floats:

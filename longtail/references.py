@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 
 from longtail.filters import sighted
 from schemas.catalog import Catalog
-from schemas.errors import EncoderError, NotFoundError, UsageError
+from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
 from schemas.records import VERDICT_LABELS
 
 if TYPE_CHECKING:
@@ -82,11 +82,17 @@ class References:
     verdicts: VerdictLog
 
     def about(self) -> list[Mapping[str, str | int]]:
-        """The saved ones, by name: name, of, encoder, samples, saved_at."""
+        """The saved ones, by name: name, of, encoder, samples; of a damaged one only the name."""
         from detectors.baseline import read_about
 
-        paths = fits(self.catalog)
-        return [{"name": path.parent.name, **read_about(path)} for path in paths]
+        saved: list[Mapping[str, str | int]] = []
+        for path in fits(self.catalog):
+            try:
+                about = read_about(path)
+            except CorruptionError:
+                about = {"of": "damaged; remove it and fit it again", "encoder": "", "samples": 0}
+            saved.append({"name": path.parent.name, **about})
+        return saved
 
     def check(self, text: str, save_as: str | None, encoder_id: str) -> None:
         """Tell at once what would fail after hours: raises UsageError, NotFoundError,
@@ -181,7 +187,7 @@ class References:
         return Reference(folder, about, left_out)
 
     def _must_be_saved(self, name: str) -> None:
-        there = [str(about["name"]) for about in self.about()]
+        there = [path.parent.name for path in fits(self.catalog)]
         if name not in there:
             raise NotFoundError(
                 f"no reference '{name}' is saved; there are: {', '.join(there) or 'none'}"

@@ -147,7 +147,7 @@ class Score(beam.DoFn):
                 options.policy.neighbours,
             )
             calibrated = baseline.without(left_out)
-            nearest = _places(held, baseline.sample_ids, nearest)
+            nearest = _places(held, baseline.fitted, nearest)
         normal = known & ~np.isin(sample_ids, list(left_out))
         if normal.any():
             vouched = read_reference(options, snapshot, sample_ids[normal].tolist())

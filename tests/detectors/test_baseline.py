@@ -79,12 +79,37 @@ def test_a_reference_of_two_kinds_tells_what_is_far_for_the_denser_one(rng, unit
     assert isolation[:5].max() < np.median(isolation[-200:])
 
 
+def test_copies_in_a_reference_say_nothing_of_what_is_usual(rng, unit, pool_of):
+    """A camera was stuck for nearly half of it; if that counted, half of the rest would be odd."""
+    frame = [np.eye(d)[0] + 0.1 * rng.normal(size=d) for d in (6, 12, 24)]
+
+    def made(n, odd=0):
+        levels = [np.eye(d)[0] + 0.1 * rng.normal(size=(n, d)) for d in (6, 12, 24)]
+        for X, stuck in zip(levels, frame, strict=True):
+            X[:odd] += 0.3 * rng.normal(size=(odd, X.shape[1]))
+            X[-n * 44 // 100 :] = stuck + 1e-3 * rng.normal(size=(n * 44 // 100, len(stuck)))
+        return [unit(X) for X in levels]
+
+    reference = pool_of(*made(200))
+    baseline = fit_reference(reference)
+    assert baseline.score(baseline.z).max() < 3.5
+    pool = pool_of(*made(200, odd=5), near=reference)
+    findings = mine(pool, Policy(Budget(count=5)), baseline)
+    assert set(findings.flagged[:5]) == set(range(5))
+    stuck = pool_of(*(X[-80:] for X in pool.embeddings.values()), near=reference)
+    np.testing.assert_allclose(mine(stuck, Policy(), baseline).score, findings.score[-80:])
+
+
 def test_against_a_reference_three_have_a_say_and_the_nearest_samples_two_words_of_it(ordinary):
     reference = ordinary(300)
-    findings = mine(ordinary(200, wild=20, near=reference), Policy(), fit_reference(reference))
-    z = {name: np.maximum(values, -3.5) for name, values in findings.z.items()}
-    nearest = (z[ISOLATION] + z[LOCAL]) / 2
-    np.testing.assert_allclose(findings.score, (nearest + z["high"] + z[PARTS]) / 3)
+    baseline = fit_reference(reference)
+    z = mine(ordinary(200, wild=20, near=reference), Policy(), baseline).z
+    z = {**z, ISOLATION: z[ISOLATION].copy()}
+    z[ISOLATION][0] = -9  # so near that it had a veto
+    limited = {name: np.maximum(values, -3.5) for name, values in z.items()}
+    nearest = (limited[ISOLATION] + limited[LOCAL]) / 2
+    by_hand = (nearest + limited["high"] + limited[PARTS]) / 3
+    np.testing.assert_allclose(baseline.score(z), by_hand)
 
 
 def test_who_is_left_out_stays_a_neighbour_until_forgotten(ordinary):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from detectors import surroundings
 from detectors.surroundings import (
     beside_its_like,
     relative,
@@ -21,14 +22,17 @@ def test_where_all_are_far_apart_a_far_one_is_ordinary():
     np.testing.assert_allclose(relative(values, neighbours + 1), 1)
 
 
-def test_copies_are_no_dense_surroundings():
+@pytest.mark.parametrize("block", [1024, 2])
+def test_copies_are_no_dense_surroundings(block, monkeypatch):
+    monkeypatch.setattr(surroundings, "BLOCK", block)
     values = np.array([1.0, 1.1, 0.9, 1e-4, 1e-4])
     neighbours = np.array([[3, 4], [0, 2], [1, 0], [4, 0], [3, 0]])
-    np.testing.assert_allclose(relative(values, neighbours)[[0, 3]], [1 / 0.9, 0.9 / np.sqrt(0.9)])
+    np.testing.assert_allclose(relative(values, neighbours)[[0, 3]], [1 / 0.9, np.nan])
 
 
-@pytest.mark.parametrize("spare", [1, 0])
-def test_what_is_left_out_is_no_neighbour_of_its_neighbours(spare, rng):
+@pytest.mark.parametrize(("spare", "block"), [(1, 1024), (0, 1024), (1, 16)])
+def test_what_is_left_out_is_no_neighbour_of_its_neighbours(spare, block, rng, monkeypatch):
+    monkeypatch.setattr(surroundings, "BLOCK", block)
     X, k = rng.normal(size=(40, 3)), 4
     gaps = cdist(X, X)
     np.fill_diagonal(gaps, np.inf)

@@ -57,8 +57,9 @@ def test_distances_are_to_the_reference_alone_each_of_its_samples_left_out(
     np.testing.assert_allclose(scores, (by_hand - centre) / spread, atol=0.02)
 
 
-def test_how_far_the_nearest_lie_is_relative_to_how_far_theirs_do(open_lines, scores_of) -> None:
-    workspace = open_lines(reference="source:line-3", neighbours=3)
+@pytest.mark.parametrize("k", [3, 100])  # more than there are
+def test_how_far_the_nearest_lie_is_relative_to_how_far_theirs_do(k, open_lines, scores_of) -> None:
+    workspace = open_lines(reference="source:line-3", neighbours=k)
     run = workspace.mine()
     columns = ["sample_id", "source", "embedding_high"]
     table = workspace.catalog.samples.read(columns).sort_by("sample_id")
@@ -69,9 +70,9 @@ def test_how_far_the_nearest_lie_is_relative_to_how_far_theirs_do(open_lines, sc
         """Of a sample of either source to the others of line-3, by hand."""
         others = np.flatnonzero(known & (np.arange(90) != row))
         gaps = np.linalg.norm(vectors[others][:, None] - vectors[others], axis=2)
-        theirs = np.sort(gaps, axis=1)[:, 1:4].mean(axis=1)
+        theirs = np.sort(gaps, axis=1)[:, 1 : k + 1].mean(axis=1)
         mine = np.linalg.norm(vectors[others] - vectors[row], axis=1)
-        nearest = np.argsort(mine)[:3]
+        nearest = np.argsort(mine)[:k]
         return float(np.log(mine[nearest].mean()) - np.log(theirs[nearest]).mean())
 
     by_hand = np.array([relative(row) for row in range(90)])

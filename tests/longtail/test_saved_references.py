@@ -93,9 +93,22 @@ def test_a_saved_reference_is_bound_to_its_encoder_and_its_name(
     listed = longtail("references", "-w", lines_root, "--json").json
     assert [(one["name"], one["samples"]) for one in listed] == [("march", 60)]
     assert "march" in longtail("references", "-w", lines_root).out
+
+
+def test_a_damaged_reference_stands_in_no_others_way(
+    longtail, open_lines, lines_root: Path
+) -> None:
+    open_lines(reference="source:line-3").mine(save_reference="march")
+    open_lines(reference="source:line-4").mine(save_reference="april")
     (lines_root / "references" / "march" / "baseline.npz").write_bytes(b"half")
-    with pytest.raises(CorruptionError, match="damaged"):
+    with pytest.raises(CorruptionError, match=r"is damaged .*; remove it and fit it again"):
         open_lines(reference="saved:march").mine()
+    assert open_lines(reference="saved:april").mine().flagged
+    listed = longtail("references", "-w", lines_root, "--json").json
+    assert [(one["name"], one["samples"]) for one in listed] == [("april", 30), ("march", 0)]
+    assert "march   damaged; remove it" in longtail("references", "-w", lines_root).out
+    assert longtail("references", "-w", lines_root, "--remove", "march").code == 0
+    assert [one["name"] for one in open_lines().references()] == ["april"]
 
 
 def test_a_saved_reference_can_be_removed(longtail, open_lines, lines_root: Path) -> None:
