@@ -203,13 +203,15 @@ class Jobs:
         self.references.check(mining.reference, save_reference, self.encoder.id)
 
     def mine(self, run: Run, save_reference: str | None = None) -> None:
-        """Score what is indexed, unless the newest run did so by the same policy and verdicts.
+        """Score what is indexed, unless the newest run did so by the same policy and verdicts, and
+        by this version, of which scores are comparable.
 
         save_reference: keep the fit of the reference under this name. Raises EncoderError for an
         encoder that changed, UsageError as `check_mining` does.
         """
         from detectors.disagreement import DOUBTS
         from detectors.findings import Budget, Policy
+        from longtail import __version__
         from pipelines import mine
         from pipelines.pool import MineOptions
 
@@ -227,6 +229,7 @@ class Jobs:
             found = self.references.find(mining.reference, snapshot, folder, encoder_id)
         log = VerdictLog.at(self.catalog.reviews)
         mined = {
+            "version": __version__,
             "encoder": encoder_id,
             "snapshot": snapshot.number,
             "vectors": snapshot.vectors,

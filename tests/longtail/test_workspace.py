@@ -186,6 +186,13 @@ def test_flags_are_ranked_explained_and_have_normal_neighbours(mined: Workspace)
     assert mined.flags(kind="outlier") == outliers
 
 
+def test_another_version_mines_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workspace.mine().flagged == 0  # nothing has changed since
+    monkeypatch.setattr("longtail.__version__", "9.9.9")
+    assert workspace.mine().flagged >= 10
+    assert workspace.mine().flagged == 0
+
+
 def test_another_policy_mines_again_and_old_runs_can_be_read(workspace: Workspace) -> None:
     first = workspace.flags()[0].run_id
     summary = Workspace(workspace.root, {"mining": {"budget": "5"}}).mine()
