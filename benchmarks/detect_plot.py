@@ -72,12 +72,12 @@ def _groups(panel: Any, rows: Rows) -> None:
     for kind, line in (("loose", "o-"), ("tight", "s--")):
         for i, method in enumerate(shown):
             means = [rows[f"{kind} group of {n}"]["methods"][method]["mean"] for n in sizes]
-            panel.plot(sizes, means, line, color=f"C{i}", label=f"{method}, {kind}")
+            panel.plot(sizes, means, line, color=f"C{i}", label=method if kind == "loose" else None)
     panel.set(
         title="group of alike photographs: recall at 5%, %", xlabel="images in it", xscale="log"
     )
     panel.set_xticks(sizes, [str(n) for n in sizes])
-    panel.legend(frameon=False, fontsize=7, loc="lower left")
+    panel.legend(title="dashed: tight groups", fontsize=7, title_fontsize=7, loc=(0.55, 0.25))
 
 
 def _promises(panel: Any, rows: Rows) -> None:
@@ -91,7 +91,7 @@ def _promises(panel: Any, rows: Rows) -> None:
         panel.annotate(withdrawn, (i, 104), ha="center", fontsize=8)
     panel.axhline(10, color="tab:red", linestyle=":")
     panel.set_xticks(range(len(rows)), rows, fontsize=8, rotation=30, ha="right")
-    title = "10% promised: false alarms (red), power (blue), withdrawn (top), %"
+    title = "10% promised: false (red), power (blue), withdrawn"
     panel.set(title=title, ylim=(-3, 112))
 
 
