@@ -60,11 +60,20 @@ class Cells:
         return {level: self.embedded[level][rows] for level in LEVELS}
 
     def embed(self, images: Iterable[bytes]) -> Embedded:
-        """Encoded image files, as the pipeline would."""
+        """Encoded image files, as the pipeline would: one batch is decoded while one is encoded."""
         preprocess, limits = self.encoder.info.preprocess, Limits()
-        pixels = (decode(data, preprocess, limits).pixels for data in images)
-        batches = iter(lambda: list(islice(pixels, BATCH)), [])
-        return joined(*(self.encoder.encode(np.stack(batch)) for batch in batches))
+
+        def pixels(batch: Sequence[bytes]) -> NDArray[np.uint8]:
+            return np.stack([decode(data, preprocess, limits).pixels for data in batch])
+
+        left, vectors = iter(images), []
+        with ThreadPoolExecutor(1) as thread:
+            decoded = thread.submit(pixels, list(islice(left, BATCH)))
+            while batch := list(islice(left, BATCH)):
+                ready, decoded = decoded.result(), thread.submit(pixels, batch)
+                vectors.append(self.encoder.encode(ready))
+            vectors.append(self.encoder.encode(decoded.result()))
+        return joined(*vectors)
 
     def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
         """A generator, and the clean and the defective rows in its order."""

@@ -37,7 +37,7 @@ def png(pixels: NDArray[np.float64]) -> bytes:
     """Values in [0, 1], grey (h, w) or colour (h, w, 3)."""
     file = io.BytesIO()
     Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)).save(
-        file, "PNG", compress_level=1
+        file, "PNG", compress_level=0
     )
     return file.getvalue()
 
