@@ -282,7 +282,8 @@ def _archive(path: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
             yield header, archive
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptionError(
-            f"reference state '{path}' is damaged ({error}); remove it and fit it again"
+            f"reference state '{path}' is damaged ({error}); "
+            f"'longtail references --remove {path.parent.name}', and fit it again"
         ) from error
 
 

@@ -101,7 +101,9 @@ def test_a_damaged_reference_stands_in_no_others_way(
     open_lines(reference="source:line-3").mine(save_reference="march")
     open_lines(reference="source:line-4").mine(save_reference="april")
     (lines_root / "references" / "march" / "baseline.npz").write_bytes(b"half")
-    with pytest.raises(CorruptionError, match=r"is damaged .*; remove it and fit it again"):
+    with pytest.raises(
+        CorruptionError, match=r"is damaged .*; 'longtail references --remove march', and fit"
+    ):
         open_lines(reference="saved:march").mine()
     assert open_lines(reference="saved:april").mine().flagged
     listed = longtail("references", "-w", lines_root, "--json").json
