@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks.detect_images import cells
 from benchmarks.detect_rivals import Rival
 from benchmarks.detect_rows import OURS, Floats
-from detectors.baseline import fit_reference
+from detectors.baseline import Baseline, fit_reference
 from detectors.findings import Budget, Findings, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
@@ -25,10 +26,13 @@ from schemas.records import LEVELS, Level
 
 Embedded = Mapping[Level, NDArray[np.float32]]
 Ints = NDArray[np.int64]
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 BATCH = 64
 THREADS = 2
 SOURCE = "elpv"
+POLICY = Policy(Budget(count=1))
 
 
 class Cells:
@@ -62,17 +66,16 @@ class Cells:
     def embed(self, images: Iterable[bytes]) -> Embedded:
         """Encoded image files, as the pipeline would: one batch is decoded while one is encoded."""
         preprocess, limits = self.encoder.info.preprocess, Limits()
-
-        def pixels(batch: Sequence[bytes]) -> NDArray[np.uint8]:
-            return np.stack([decode(data, preprocess, limits).pixels for data in batch])
-
         left, vectors = iter(images), []
+
+        def batch() -> list[NDArray[np.uint8]]:
+            return [decode(data, preprocess, limits).pixels for data in islice(left, BATCH)]
+
         with ThreadPoolExecutor(1) as thread:
-            decoded = thread.submit(pixels, list(islice(left, BATCH)))
-            while batch := list(islice(left, BATCH)):
-                ready, decoded = decoded.result(), thread.submit(pixels, batch)
-                vectors.append(self.encoder.encode(ready))
-            vectors.append(self.encoder.encode(decoded.result()))
+            decoded = thread.submit(batch)
+            while pixels := decoded.result():
+                decoded = thread.submit(batch)
+                vectors.append(self.encoder.encode(np.stack(pixels)))
         return joined(*vectors)
 
     def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
@@ -104,13 +107,13 @@ class Cells:
         yield from at_once(jobs).items()
 
 
-def at_once(jobs: Mapping[str, Callable[[], Floats]]) -> Mapping[str, Floats]:
+def at_once(jobs: Mapping[Key, Callable[[], Result]]) -> Mapping[Key, Result]:
     """What each job gives; as many run at a time as there are threads. Rivals' warnings are none of
     ours."""
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
         warnings.simplefilter("ignore")
-        scores = threads.map(lambda job: job(), jobs.values())
-        return dict(zip(jobs, scores, strict=True))
+        results = threads.map(lambda job: job(), jobs.values())
+        return dict(zip(jobs, results, strict=True))
 
 
 def _beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:
@@ -122,17 +125,19 @@ def joined(*parts: Embedded) -> Embedded:
 
 
 def pool_of(
-    embedded: Embedded, near: Embedded | None = None, sources: Sequence[str] | None = None
+    embedded: Embedded,
+    near: Embedded | None = None,
+    sources: Sequence[str] | None = None,
+    searched: int = POLICY.searched,
 ) -> Pool:
-    """A pool with exact neighbours on the high level, among itself or among `near`.
+    """A pool with its exact neighbours, `searched` of them, on the high level.
 
-    sources: (n,); one for all if they are not named.
+    near: where these are looked for, None for the pool itself. sources: (n,); one for all if they
+    are not named.
     """
     high = embedded["high"]
     among = high if near is None else near["high"]
-    policy = Policy()
-    asked = policy.searched if near is None else policy.searched_in_reference
-    model = NearestNeighbors(n_neighbors=min(asked, len(among) - 1)).fit(among)
+    model = NearestNeighbors(n_neighbors=min(searched, len(among) - 1)).fit(among)
     distances, neighbours = model.kneighbors(None if near is None else high)
     n = len(high)
     return Pool(
@@ -145,10 +150,15 @@ def pool_of(
     )
 
 
+def baseline_of(reference: Embedded) -> Baseline:
+    return fit_reference(pool_of(reference, searched=POLICY.searched_in_reference))
+
+
 def ours(
     reference: Embedded | None, pool: Embedded, sources: Sequence[str] | None = None
 ) -> Findings:
     """What a run finds by default."""
-    samples = pool_of(pool, reference, sources)
-    baseline = None if reference is None else fit_reference(pool_of(reference))
-    return mine(samples, Policy(Budget(count=1)), baseline)
+    if reference is None:
+        return mine(pool_of(pool, None, sources), POLICY)
+    samples = pool_of(pool, reference, sources, POLICY.searched_in_reference)
+    return mine(samples, POLICY, baseline_of(reference))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.detect_cells import Cells, Embedded, Ints, ours
+from benchmarks.detect_cells import Cells, Embedded, Ints, at_once, ours
 from benchmarks.detect_rows import Floats, Mask, Row, average_precision
 from benchmarks.detect_tables import Rows, Size
 from detectors.suggest import suggest
@@ -21,22 +21,34 @@ ROUNDS = "suggested in rounds"
 
 def labels(cells: Cells, size: Size) -> Rows:
     """Cells, of which 5% or 32% are defects."""
-    rows: Rows = defaultdict(Row)
     everything = np.concatenate([cells.clean, cells.defects])
-    for seed in range(size.label_seeds):
-        rng = np.random.default_rng(seed)
-        for name, pool in (("5%", cells.with_few_defects(seed)), ("32%", everything)):
-            truth = cells.probability[pool] == 1
-            add_precisions(rows[f"{name} defects"], rng, cells.of(pool), truth)
+    pools = {"5%": cells.with_few_defects, "32%": lambda seed: everything}
+    rows: Rows = {}
+    for name, pool_of in pools.items():
+        pools_of_seeds = map(pool_of, range(size.label_seeds))
+        rows[f"{name} defects"] = worth(
+            [(cells.of(pool), cells.probability[pool] == 1) for pool in pools_of_seeds]
+        )
     return rows
 
 
-def add_precisions(row: Row, rng: np.random.Generator, pool: Embedded, truth: Mask) -> None:
-    """Held-out average precision of a logistic regression on what was labelled.
+def worth(pools: Sequence[tuple[Embedded, Mask]]) -> Row:
+    """Held-out average precision of each way to choose labels; of each pool and its truth."""
+    row = Row()
+    jobs = {seed: partial(_precisions, seed, *pool) for seed, pool in enumerate(pools)}
+    for methods in at_once(jobs).values():
+        for method, precision in methods.items():
+            row.add(method, precision)
+    return row
+
+
+def _precisions(seed: int, pool: Embedded, truth: Mask) -> Mapping[str, Floats]:
+    """Average precision (1,) of a logistic regression on what was labelled, by method.
 
     Labels are of one half of the pool, the other half is held out. `suggested`: 50 at once.
     `suggested in rounds`: five times 10, with the verdicts in between.
     """
+    rng = np.random.default_rng(seed)
     train, test = np.array_split(rng.permutation(len(truth)), 2)
     features = np.concatenate([pool["mid"], pool["high"]], axis=1)
     X, y = features[train], truth[train]
@@ -51,11 +63,11 @@ def add_precisions(row: Row, rng: np.random.Generator, pool: Embedded, truth: Ma
         **{f"random {n}": rng.permutation(len(train))[:n] for n in RANDOM},
         "all": np.arange(len(train)),
     }
-    for method, picked in chosen.items():
-        row.add(method, _worth(X, y, picked, (features[test], truth[test])))
+    held_out = features[test], truth[test]
+    return {method: _precision(X, y, picked, held_out) for method, picked in chosen.items()}
 
 
-def _worth(
+def _precision(
     X: np.ndarray, y: Mask, rows: Sequence[int] | Ints, held_out: tuple[np.ndarray, Mask]
 ) -> Floats:
     """Average precision (1,) on the held-out samples; chance without labels of both kinds."""

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.detect_captures import BROKEN, add_recalls
 from benchmarks.detect_cells import Cells, Embedded, Ints
 from benchmarks.detect_images import png
-from benchmarks.detect_labels import add_precisions
+from benchmarks.detect_labels import worth
 from benchmarks.detect_rows import Row, auroc, average_precision, mean_of, resampled
 from benchmarks.detect_sets import SETS, Images
 from benchmarks.detect_tables import Rows, Size
@@ -26,9 +26,9 @@ def others(cells: Cells, size: Size) -> Rows:
         for seed in range(size.seeds):
             _edge_cases(rows, name, cells, images, embedded, seed, twice=size.twice)
         if images.sought is not None:
-            for seed in range(size.label_seeds):
-                rng = np.random.default_rng(seed)
-                add_precisions(rows[f"{name}, labels"], rng, embedded, images.sought(seed))
+            rows[f"{name}, labels"] = worth(
+                [(embedded, images.sought(seed)) for seed in range(size.label_seeds)]
+            )
         broken: Rows = defaultdict(Row)
         for seed in range(size.other_seeds):
             rng = np.random.default_rng(seed)

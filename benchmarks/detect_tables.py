@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from benchmarks.detect_cells import (
+    POLICY,
     SOURCE,
     THREADS,
     Cells,
     Embedded,
     Ints,
+    baseline_of,
     joined,
     ours,
     pool_of,
@@ -29,7 +31,7 @@ from benchmarks.detect_rows import (
     recall_at,
     resampled,
 )
-from detectors.baseline import Baseline, fit_reference
+from detectors.baseline import Baseline
 from detectors.findings import Budget, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
@@ -118,7 +120,7 @@ class Reference:
 
     @classmethod
     def of(cls, embedded: Embedded) -> Reference:
-        return cls(embedded, fit_reference(pool_of(embedded)))
+        return cls(embedded, baseline_of(embedded))
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,9 @@ def _promised(cells: Cells, setting: Setting) -> tuple[bool, Ints]:
     """Whether a run promised the rate, and the outliers it flagged."""
     pool = setting.pool
     sources = np.where(np.isin(pool, setting.moved), setting.named, SOURCE).tolist()
-    policy = Policy(Budget(count=1), fdr=RATE)
-    samples = pool_of(cells.of(pool), setting.reference.embedded, sources)
+    policy = replace(POLICY, fdr=RATE)
+    known = setting.reference.embedded
+    samples = pool_of(cells.of(pool), known, sources, policy.searched_in_reference)
     findings = mine(samples, policy, setting.reference.baseline)
     outliers = [kind == "outlier" for kind in findings.kinds]
     return findings.promised, findings.flagged[outliers]
