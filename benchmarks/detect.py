@@ -60,7 +60,8 @@ def summary(results: Mapping[str, Any]) -> dict[str, float]:
         return float(rows[row]["methods"][method]["mean"])
 
     compared = [row for row in rows.values() if OURS in row["methods"]]
-    found = [mean(f"{kind} group of {n}") for kind in ("loose", "tight") for n in (10, 30, 100)]
+    sizes = ("10", "30", "100", "a tenth")
+    found = [mean(f"{kind} group of {size}") for kind in ("loose", "tight") for size in sizes]
     return {
         "elpv_ref_auroc": mean("ref AUROC"),
         "elpv_5pct_auroc": mean("5% AUROC"),

@@ -94,20 +94,24 @@ def elpv(cells: Cells, size: Size) -> Rows:
 
 def groups(cells: Cells, size: Size) -> Rows:
     """A group of alike foreign photographs among the clean cells and 5% defects, at a budget of
-    5%: loose (crops of one photograph) and tight (nearly the same picture)."""
+    5%: loose (crops of one photograph) and tight (nearly the same picture). `a tenth`: the largest
+    group, among so many of the cells that it is one."""
     rows: Rows = defaultdict(Row)
     for seed in range(size.seeds):
         for kind, photographs in (("loose", crops), ("tight", near_copies)):
             rng = np.random.default_rng(seed)
             group = cells.embed(photographs(max(GROUPS), rng))
-            for count in GROUPS:
+            usual = cells.with_few_defects(seed)
+            pools = {f"of {count}": (count, usual) for count in GROUPS}
+            pools["of a tenth"] = max(GROUPS), rng.choice(usual, 9 * max(GROUPS), replace=False)
+            for name, (count, others) in pools.items():
                 some = {level: group[level][:count] for level in LEVELS}
-                pool = joined(cells.of(cells.with_few_defects(seed)), some)
+                pool = joined(cells.of(others), some)
                 truth = np.arange(len(pool["high"])) >= len(pool["high"]) - count
                 weights = resampled(truth, rng)
                 measure = recall_at(len(truth) // 20)
                 for method, scores in cells.every_score(None, pool):
-                    rows[f"{kind} group of {count}"].add(method, measure(scores, truth, weights))
+                    rows[f"{kind} group {name}"].add(method, measure(scores, truth, weights))
     return rows
 
 

@@ -34,18 +34,16 @@ from detectors.measures import (
     kind,
     like,
 )
+from detectors.minorities import apart_from_bulk
 from detectors.pool import Pool
 from detectors.scores import (
-    GROUP_Z,
     NOTABLE_Z,
-    STRANGE_Z,
     Floats,
     Gaussian,
     Mask,
     Scale,
     combined,
     consensus,
-    fit_bulk,
     fit_left_out,
     fit_scale,
     fit_trimmed,
@@ -54,9 +52,6 @@ from detectors.surroundings import at, over, theirs_without_it, usual
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
-FEW, RARE = 10, 1 / 15
-"""More samples, and more than this share of the pool, are no group of oddities where a trimmed fit
-has room for them: they are a minority of what is ordinary, such as one panel of ten."""
 BY_CHANCE = 0.85
 """What the two strangest of three weigh: chance alone makes two of them strange more often."""
 SOURCE_WEIGHT = 50
@@ -321,28 +316,8 @@ def fit_pool(
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = from_pool(pool, neighbours) | among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
-    return replace(fitted, z={**fitted.z, APART: _apart(pool, level, fitted.z, moved)})
-
-
-def _apart(pool: Pool, level: Level, fitted: Measures, moved: Sequence[str]) -> Floats:
-    """`APART`, by one scale for all sources, as the bulk is that of all.
-
-    Sources that moved lie apart as a whole, which says nothing of their samples. A trimmed fit has
-    room for an ordinary minority; what is as far from that as from the bulk is none. fitted: the
-    other measures.
-    """
-    stayed = ~np.isin(pool.sources, moved)
-    bulk = [fit_bulk(pool.embeddings[each])[1] for each in (level, SECOND)]
-    scales = [fit_scale(distances[stayed]) for distances in bulk]
-    z = [scale.z(distances) for scale, distances in zip(scales, bulk, strict=True)]
-    # A level that the encoder lacks is the same for all.
-    there = [row for row, scale in enumerate(scales) if scale.spread] or [0]
-    apart: Floats = np.min([z[row] for row in there], axis=0)
-    copies = fitted[ISOLATION] <= -STRANGE_Z  # these are no population
-    members = stayed & (apart >= GROUP_Z) & ~copies
-    has_room = np.min([fitted[(level, SECOND)[row]] for row in there], axis=0) < GROUP_Z
-    minority = members & has_room & (members.sum() > max(FEW, RARE * stayed.sum()))
-    return np.where(minority | ~stayed, 0.0, apart)
+    apart = apart_from_bulk(pool, level, fitted.z, moved)
+    return replace(fitted, z={**fitted.z, APART: apart})
 
 
 def _baseline(

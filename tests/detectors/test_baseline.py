@@ -308,23 +308,6 @@ def test_copies_of_an_oddity_hide_one_another_nowhere(copies, ordinary):
     assert set(first) == {*range(copies), 599}
 
 
-@pytest.mark.parametrize(("size", "leads"), [(30, True), (60, False)])
-def test_an_ordinary_minority_hides_no_oddity(rng, ordinary, pool_of, size, leads):
-    """A tenth of the pool that is of another kind is no group of edge cases."""
-    pool = ordinary(600)
-    for level in ("mid", "high"):
-        X = pool.embeddings[level]
-        X[:size] = 0.1 * rng.normal(size=X[:size].shape)
-        X[:size, 3] += 1.5
-        X[:size, 0] -= 0.5
-        odd = rng.normal(size=X[580:].shape)
-        X[580:] += 0.8 * odd / np.linalg.norm(odd, axis=1, keepdims=True)
-        X /= np.linalg.norm(X, axis=1, keepdims=True)
-    baseline = fit_pool(pool_of(*pool.embeddings.values()))
-    first = np.argsort(-baseline.score(baseline.z))[:20]
-    assert np.mean(first < size if leads else first >= 580) >= 0.9
-
-
 def test_the_pool_itself_is_the_baseline_without_a_reference(ordinary):
     pool = ordinary(300, odd=5)
     findings = mine(pool, Policy(Budget(count=5)))

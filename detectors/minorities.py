@@ -1,0 +1,81 @@
+"""Who lies apart from the bulk of a pool, and whether so many are a minority of what is ordinary.
+
+A panel of ten that is made another way, a rarer kind among kinds: a trimmed fit has room for them,
+and flagged they would hide what is odd. A group of something else may be as many and is flagged:
+nothing lies between it and the rest, in texture as in content, and it is no kind among kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.distance import cdist, pdist
+
+from detectors.measures import ISOLATION, SECOND, Measures
+from detectors.pool import Pool
+from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_bulk, fit_scale
+from schemas.records import LEVELS, Level
+
+FEW, RARE = 10, 1 / 15
+"""More samples, and more than this share of the pool, may be a minority of what is ordinary."""
+MANY = 1 / 8
+"""A larger share is part of what the pool is, whatever it shows."""
+GAP = 2.5
+"""Robust deviations between a group of something else and the rest, at every level. The panel of
+ten in ELPV has 0.5 to 1.4, as its texture is that of the others; foreign photographs among cells or
+slices of MRI have 3.9 to 8.4."""
+COMPARED = 1000
+"""So many of either side are held against each other, drawn by chance."""
+
+
+def apart_from_bulk(pool: Pool, level: Level, fitted: Measures, moved: Sequence[str]) -> Floats:
+    """`measures.APART`, by one scale for all sources, as the bulk is that of all: (n,).
+
+    0 for the samples of an ordinary minority, and of the sources that moved: these lie apart as a
+    whole, which says nothing of their samples. fitted: the other measures, as robust z.
+    """
+    stayed = ~np.isin(pool.sources, moved)
+    bulk = {each: _to_bulk(pool, each, stayed) for each in LEVELS}
+    # A level that the encoder lacks is the same for all.
+    there = [each for each, z in bulk.items() if z.any()] or [level]
+    asked = [each for each in there if each in (level, SECOND)] or there
+    apart: Floats = np.min([bulk[each] for each in asked], axis=0)
+    judged = stayed & (fitted[ISOLATION] > -STRANGE_Z)  # copies are no population
+    members = judged & (apart >= GROUP_Z)
+    share = members.sum() / max(stayed.sum(), 1)
+    if members.sum() > FEW and share > RARE:
+        lesser: Floats = np.min([bulk[each] for each in there], axis=0)
+        if share > MANY or not _foreign(pool, asked, lesser, members, judged):
+            has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
+            apart = np.where(members & has_room, 0.0, apart)
+    return np.where(stayed, apart, 0.0)
+
+
+def _to_bulk(pool: Pool, level: Level, stayed: Mask) -> Floats:
+    """The distance to the bulk in robust deviations (n,), 0 throughout where it is the same."""
+    distances = fit_bulk(pool.embeddings[level])[1]
+    return fit_scale(distances[stayed]).z(distances)
+
+
+def _foreign(
+    pool: Pool, levels: Sequence[Level], lesser: Floats, members: Mask, judged: Mask
+) -> bool:
+    """Whether the members are a group of something else than the rest of those that are judged.
+
+    Between the two is a gap at every level (lesser: the least of the distances to the bulk), and at
+    one of `levels` the members lie farther from all that is ordinary than nine tenths of that from
+    each other.
+    """
+    if np.quantile(lesser[members], 0.1) - np.quantile(lesser[judged & ~members], 0.99) < GAP:
+        return False
+    rng, ordinary = np.random.default_rng(0), judged & (lesser < STRANGE_Z)
+    ours, others = (rng.permutation(np.flatnonzero(of))[:COMPARED] for of in (members, ordinary))
+    if len(others) < 2:
+        return False
+    for level in levels:
+        X = pool.embeddings[level]
+        nearest = cdist(X[ours], X[others]).min(axis=1)
+        if np.median(nearest) > np.quantile(pdist(X[others]), 0.9):
+            return True
+    return False

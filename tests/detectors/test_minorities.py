@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from detectors.baseline import fit_pool
+from detectors.measures import APART
+
+
+@pytest.fixture
+def of_two_kinds(rng, pool_of, unit):
+    """Makes 600 samples: the first `size` of another kind, the last 20 odd each in its own way.
+
+    The other kind lies `near` to 1.5 radians off, where 1.57 is at a right angle; at the low level,
+    too, if it has another texture.
+    """
+
+    def make(size, near, texture=True):
+        angle = np.linspace(near, 1.5, size)
+        levels = []
+        for d in (6, 12, 24):
+            X = np.eye(d)[0] + 0.05 * rng.normal(size=(600, d))
+            if d > 6 or texture:
+                X[:size, 0] += np.cos(angle) - 1
+                X[:size, 3] += np.sin(angle)
+            if d > 6:
+                X[580:] += 0.8 * unit(rng.normal(size=(20, d)))
+            levels.append(unit(X))
+        return pool_of(*levels)
+
+    return make
+
+
+@pytest.mark.parametrize("size", [30, 60, 70])
+def test_up_to_an_eighth_of_the_pool_that_is_something_else_is_a_group(of_two_kinds, size):
+    baseline = fit_pool(of_two_kinds(size, near=1.5))
+    assert (baseline.z[APART][:size] >= 7).mean() > 0.9
+    first = np.argsort(-baseline.score(baseline.z))[:20]
+    assert np.mean(first < size) >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("size", "near", "texture"), [(90, 1.5, True), (70, 0.7, True), (60, 1.5, False)]
+)
+def test_an_ordinary_minority_hides_no_oddity(of_two_kinds, size, near, texture):
+    """A seventh of the pool, an eighth that runs on from the rest, a tenth of the same texture."""
+    baseline = fit_pool(of_two_kinds(size, near, texture))
+    first = np.argsort(-baseline.score(baseline.z))[:20]
+    assert np.mean(first >= 580) >= 0.8
+
+
+def test_copies_are_no_minority(of_two_kinds):
+    """However many, and a camera that is stuck on something strange is told."""
+    pool = of_two_kinds(90, near=1.5)
+    for X in pool.embeddings.values():
+        X[:90] = X[0]
+    pool.distances[:90, :89] = 0
+    baseline = fit_pool(pool)
+    assert (baseline.z[APART][:90] >= 7).all()
+
+
+def test_a_group_is_told_where_the_encoder_has_one_level(of_two_kinds, pool_of):
+    high = of_two_kinds(60, near=1.5).embeddings["high"]
+    absent = np.zeros((600, 1), np.float32)
+    assert (fit_pool(pool_of(absent, absent, high)).z[APART][:60] >= 7).mean() > 0.9
+
+
+@pytest.mark.parametrize(("kinds", "told"), [(1, True), (3, False)])
+def test_a_rare_kind_is_ordinary_among_kinds_as_far_apart(rng, pool_of, unit, kinds, told):
+    """And something else beside a single one."""
+    kind = np.r_[np.full(80, kinds), np.arange(820) % kinds]
+    pool = pool_of(*(unit(np.eye(d)[kind] + 0.04 * rng.normal(size=(900, d))) for d in (6, 12, 24)))
+    assert (fit_pool(pool).z[APART][:80] >= 7).mean() == told
