@@ -56,7 +56,10 @@ BY_CHANCE = 0.85
 """What the two strangest of three weigh: chance alone makes two of them strange more often."""
 SOURCE_WEIGHT = 50
 """A source of this many samples is half believed about its own centre and spread."""
-FORMAT = 3
+MOST_FORGOTTEN = 0.1
+"""Of a reference that lost a larger share what is left lies so far apart that ordinary samples look
+strange: without 30% an ordinary one has a p-value below 0.1 by a chance of 12%."""
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class Baseline:
     one held against the others; its scores calibrate p-values and its spread tells a shift.
     fitted, isolation: (f,) sample_ids of all that it was fitted on, those included that calibrate
     it no longer, and how far apart they lie; a pool's `neighbours` are rows of these.
+    forgotten: how many more there were.
     level: the one that is scored. neighbours: k of the isolation. about: what it was fitted on, for
     people and for checks (name, encoder, index snapshot).
     """
@@ -136,6 +140,18 @@ class Baseline:
     fitted: Sequence[str]
     isolation: Floats
     about: Mapping[str, str | int]
+    forgotten: int = 0
+
+    @property
+    def thinned(self) -> str:
+        """Why its scores and p-values hold no longer, a clause; empty where they do."""
+        before = len(self.fitted) + self.forgotten
+        if self.forgotten <= MOST_FORGOTTEN * before:
+            return ""
+        return (
+            f"{self.forgotten:,} of the {before:,} samples that the reference was fitted on are "
+            "forgotten, and held against the rest all look stranger than they are; fit it again"
+        )
 
     def measure(self, pool: Pool) -> Measures:
         """The distances of a pool's samples to the reference, before any scale.
@@ -206,6 +222,7 @@ class Baseline:
             self.without(sample_ids),
             fitted=[self.fitted[row] for row in kept],
             isolation=self.isolation[kept],
+            forgotten=self.forgotten + len(self.fitted) - len(kept),
         )
 
     def save(self, path: Path) -> None:
@@ -216,6 +233,7 @@ class Baseline:
             "neighbours": self.neighbours,
             "sources": list(self.sources),
             "about": dict(self.about),
+            "forgotten": self.forgotten,
             "measures": list(self.z),
             "gaussians": list(self.gaussians),
             "pooled": _plain(self.scales.pooled),
@@ -252,6 +270,7 @@ class Baseline:
                 fitted=archive["fitted"].astype(str).tolist(),
                 isolation=archive["isolation"],
                 about=header["about"],
+                forgotten=header["forgotten"],
             )
 
 

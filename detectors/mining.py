@@ -220,8 +220,10 @@ def _promised(
 ) -> tuple[Mask | None, Sequence[str]]:
     """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
     if policy.fdr is None:
-        return None, []
-    if calibration is not None and p_value is not None and not policy.apart:
+        return None, [baseline.thinned] if baseline.thinned else []
+    if baseline.thinned:
+        promised = Promise.none(baseline.thinned)
+    elif calibration is not None and p_value is not None and not policy.apart:
         alike = partial(_alike, pool, baseline)
         promised = promise(p_value, pool.sources, calibration, policy.fdr, alike)
     elif policy.apart:

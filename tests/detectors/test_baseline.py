@@ -129,6 +129,25 @@ def test_who_is_left_out_stays_a_neighbour_until_forgotten(ordinary):
     np.testing.assert_allclose(measured, by_hand, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("forgotten", "said"), [(30, False), (31, True)])
+def test_of_a_reference_that_lost_more_than_a_tenth_nothing_is_promised(
+    ordinary, tmp_path, forgotten, said
+):
+    reference = ordinary(300)
+    baseline = fit_reference(reference)
+    for few in np.array_split(reference.sample_ids[:forgotten], 3):
+        baseline = baseline.forget(few.tolist())
+    baseline.save(tmp_path / "baseline.npz")
+    baseline = Baseline.load(tmp_path / "baseline.npz")
+    left = ordinary(300 - forgotten)
+    pool = ordinary(200, wild=20, near=left)
+    told = f"{forgotten} of the 300 samples that the reference was fitted on are forgotten"
+    promised, ranked = (mine(pool, Policy(fdr=fdr), baseline) for fdr in (0.1, None))
+    assert promised.promised == (not said)
+    assert any(told in note for note in promised.notes) == said
+    assert any(told in note for note in ranked.notes) == said
+
+
 def test_parts_of_another_image_are_strange_to_a_reference(ordinary):
     """Each level alone is as ordinary as can be; only together they are not."""
     known = ordinary(400)
