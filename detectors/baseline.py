@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.measures import (
-    APART,
     ISOLATION,
     LOCAL,
     NEIGHBOURS,
@@ -34,7 +33,7 @@ from detectors.measures import (
     kind,
     like,
 )
-from detectors.minorities import apart_from_bulk
+from detectors.minorities import far_from_most
 from detectors.pool import Pool
 from detectors.scores import (
     NOTABLE_Z,
@@ -335,8 +334,8 @@ def fit_pool(
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
     raw = from_pool(pool, neighbours) | among_neighbours(pool, level, neighbours)
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
-    apart = apart_from_bulk(pool, level, fitted.z, moved)
-    return replace(fitted, z={**fitted.z, APART: apart})
+    far = far_from_most(pool, level, fitted.z, moved)
+    return replace(fitted, z={**fitted.z, **far})
 
 
 def _baseline(

@@ -33,8 +33,14 @@ CROWDED = "crowd"
 APART = "apart"
 """The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
 two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
-GROUPS = (APART, CROWDED)
+REMOTE = "remote"
+"""The distance to the median of the pool, at the scored and at the second level, on average: no fit
+that a group could bend, and little to say of a single oddity."""
+GROUPS = (APART, REMOTE, CROWDED)
 """What tells one of a group of alike oddities. Against a reference no group can hide."""
+REMOTE_Z = 2.8
+"""From here on a group is heard: the distances to one point have no long tail, and single ordinary
+samples do not lie so far out."""
 CROWDED_Z = 5.0
 """A group that is odd at the scored level alone is heard from here on."""
 SECOND: Level = "mid"
@@ -67,7 +73,12 @@ def groups_heard(z: Measures, level: Level) -> dict[tuple[str, ...], Floats]:
     """
     if APART not in z:
         return {}
-    asked = {(APART,): GROUP_Z, (APART, CROWDED): STRANGE_Z, (CROWDED, level): CROWDED_Z}
+    asked = {
+        (APART,): GROUP_Z,
+        (APART, CROWDED): STRANGE_Z,
+        (CROWDED, level): CROWDED_Z,
+        (REMOTE,): REMOTE_Z,
+    }
     heard = {}
     for names, least in asked.items():
         agreed = np.min([z[name] for name in names], axis=0)

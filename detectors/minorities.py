@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
-from detectors.measures import ISOLATION, SECOND, Measures
+from detectors.measures import APART, ISOLATION, REMOTE, REMOTE_Z, SECOND, Measures
 from detectors.pool import Pool
-from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_bulk, fit_scale
+from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_bulk, fit_scale, to_median
 from schemas.records import LEVELS, Level
 
 FEW, RARE = 10, 1 / 15
@@ -29,32 +29,39 @@ COMPARED = 1000
 """So many of either side are held against each other, drawn by chance."""
 
 
-def apart_from_bulk(pool: Pool, level: Level, fitted: Measures, moved: Sequence[str]) -> Floats:
-    """`measures.APART`, by one scale for all sources, as the bulk is that of all: (n,).
+def far_from_most(
+    pool: Pool, level: Level, fitted: Measures, moved: Sequence[str]
+) -> dict[str, Floats]:
+    """`measures.APART` and `measures.REMOTE` (n,), each by one scale for all sources, as what most
+    samples are is that of all.
 
     0 for the samples of an ordinary minority, and of the sources that moved: these lie apart as a
     whole, which says nothing of their samples. fitted: the other measures, as robust z.
     """
     stayed = ~np.isin(pool.sources, moved)
-    bulk = {each: _to_bulk(pool, each, stayed) for each in LEVELS}
+    bulk = {each: _scaled(fit_bulk(pool.embeddings[each])[1], stayed) for each in LEVELS}
     # A level that the encoder lacks is the same for all.
     there = [each for each, z in bulk.items() if z.any()] or [level]
     asked = [each for each in there if each in (level, SECOND)] or there
-    apart: Floats = np.min([bulk[each] for each in asked], axis=0)
+    middle = [_scaled(to_median(pool.embeddings[each]), stayed) for each in asked]
+    found: dict[str, tuple[Floats, float]] = {
+        APART: (np.min([bulk[each] for each in asked], axis=0), GROUP_Z),
+        REMOTE: (np.mean(middle, axis=0), REMOTE_Z),
+    }
+    lesser: Floats = np.min([bulk[each] for each in there], axis=0)
+    has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
     judged = stayed & (fitted[ISOLATION] > -STRANGE_Z)  # copies are no population
-    members = judged & (apart >= GROUP_Z)
-    share = members.sum() / max(stayed.sum(), 1)
-    if members.sum() > FEW and share > RARE:
-        lesser: Floats = np.min([bulk[each] for each in there], axis=0)
-        if share > MANY or not _foreign(pool, asked, lesser, members, judged):
-            has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
-            apart = np.where(members & has_room, 0.0, apart)
-    return np.where(stayed, apart, 0.0)
+    for name, (z, least) in found.items():
+        members = judged & (z >= least)
+        share = members.sum() / max(stayed.sum(), 1)
+        many = members.sum() > FEW and share > RARE
+        if many and (share > MANY or not _foreign(pool, asked, lesser, members, judged)):
+            found[name] = np.where(members & has_room, 0.0, z), least
+    return {name: np.where(stayed, z, 0.0) for name, (z, _) in found.items()}
 
 
-def _to_bulk(pool: Pool, level: Level, stayed: Mask) -> Floats:
-    """The distance to the bulk in robust deviations (n,), 0 throughout where it is the same."""
-    distances = fit_bulk(pool.embeddings[level])[1]
+def _scaled(distances: Floats, stayed: Mask) -> Floats:
+    """In robust deviations of those that stayed (n,), 0 throughout where all are the same."""
     return fit_scale(distances[stayed]).z(distances)
 
 

@@ -14,6 +14,7 @@ from detectors.measures import (
     GROUPS,
     LOCAL,
     PARTS,
+    REMOTE,
     crowd_of,
     groups_heard,
     kind,
@@ -82,6 +83,7 @@ def group_reasons(
     crowd = min(crowd_of(len(score), k), len(score) - 1)
     means = {
         APART: "{:.1f}σ from the bulk of the pool",
+        REMOTE: "{:.1f}σ from the middle of the pool",
         CROWDED: f"its {crowd:,} nearest images reach {{:.1f}}σ farther than theirs",
     }
     own = {name: z[name][[row]] for name in (*GROUPS, level) if name in z}

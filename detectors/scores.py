@@ -151,7 +151,8 @@ def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple
 
 
 def fit_bulk(vectors: ArrayLike, keep: float = 0.75, rounds: int = 2) -> tuple[Gaussian, Floats]:
-    """As `fit_trimmed`, of what most samples are: no group below a quarter of (n, d) can bend it.
+    """As `fit_trimmed`, of what most samples are: no group below a quarter of (n, d) bends it that
+    lies clearly out; in many dimensions one may be far from the median and not clearly out.
 
     The start are the samples nearest to the median of each coordinate, as in the deterministic MCD
     (Hubert et al., 2012), and the last fit is of all that are not strange to the one before, the
@@ -159,10 +160,16 @@ def fit_bulk(vectors: ArrayLike, keep: float = 0.75, rounds: int = 2) -> tuple[G
     single sample than `fit_trimmed`.
     """
     X = as_matrix(vectors)
-    distance: Floats = np.linalg.norm(X - (np.median(X, axis=0) if len(X) else 0), axis=1)
+    distance = to_median(X)
     for _ in range(rounds):
         _, distance = fit_left_out(X, _nearest(distance, keep))
     return fit_left_out(X, fit_scale(distance).z(distance) < STRANGE_Z)
+
+
+def to_median(vectors: ArrayLike) -> Floats:
+    """The distance of each row of (n, d) to the median of every coordinate: (n,)."""
+    X = as_matrix(vectors)
+    return np.asarray(np.linalg.norm(X - (np.median(X, axis=0) if len(X) else 0), axis=1))
 
 
 def _nearest(distance: Floats, keep: float) -> Mask | None:

@@ -137,6 +137,7 @@ SCORES = pa.schema(
         pa.field("z_parts", pa.float32()),
         pa.field("z_crowd", pa.float64()),
         pa.field("z_apart", pa.float64()),
+        pa.field("z_remote", pa.float64()),
         pa.field("isolation", pa.float32()),
         pa.field("deviation", pa.float32()),
         pa.field("broken", pa.bool_()),
@@ -153,7 +154,7 @@ SCORES = pa.schema(
 z_LEVEL: robust deviations; for_its_kind, among_its_like: the same against a sample's own
 neighbours, null against a reference; z_local: of the distance to the nearest samples relative to
 theirs; z_parts: of the other levels given the scored one, null without a reference; z_crowd,
-z_apart: what tells one of a group, null against a reference.
+z_apart, z_remote: what tells one of a group, null against a reference.
 isolation: mean distance to the nearest neighbours. deviation, broken: what capture faults raise,
 and whether this may be one. nearest: normal samples; confirmed: the confirmed edge case that is
 nearer.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from detectors.baseline import fit_pool
-from detectors.measures import APART
+from detectors.measures import APART, REMOTE
 
 
 @pytest.fixture
@@ -69,3 +69,34 @@ def test_a_rare_kind_is_ordinary_among_kinds_as_far_apart(rng, pool_of, unit, ki
     kind = np.r_[np.full(80, kinds), np.arange(820) % kinds]
     pool = pool_of(*(unit(np.eye(d)[kind] + 0.04 * rng.normal(size=(900, d))) for d in (6, 12, 24)))
     assert (fit_pool(pool).z[APART][:80] >= 7).mean() == told
+
+
+def test_a_group_that_bends_every_fit_is_far_from_the_median(rng, pool_of, unit):
+    """In many dimensions 30 of 600 make a direction of their own an ordinary one."""
+    levels = []
+    for d in (6, 40, 60):
+        X = np.eye(d)[0] + 0.1 * rng.normal(size=(600, d))
+        X[:30] = np.eye(d)[0] + 0.03 * rng.normal(size=(30, d))
+        X[:30, 3:6] += 0.7
+        levels.append(unit(X))
+    baseline = fit_pool(pool_of(*levels))
+    assert baseline.z[APART][:30].max() < 0
+    first = np.argsort(-baseline.score(baseline.z))[:30]
+    assert np.mean(first < 30) >= 0.9
+
+
+def test_how_remote_is_the_mean_of_two_levels(ordinary):
+    pool = ordinary(300, odd=5)
+    by_hand = []
+    for level in ("mid", "high"):
+        X = pool.embeddings[level].astype(float)
+        distance = np.log(np.linalg.norm(X - np.median(X, axis=0), axis=1))
+        deviation = distance - np.median(distance)
+        by_hand.append(deviation / (1.4826 * np.median(np.abs(deviation))))
+    np.testing.assert_allclose(fit_pool(pool).z[REMOTE], np.mean(by_hand, axis=0), rtol=1e-5)
+
+
+def test_an_ordinary_minority_is_not_remote(of_two_kinds):
+    remote = fit_pool(of_two_kinds(90, near=1.5)).z[REMOTE]
+    assert (remote[:90] == 0).all()
+    assert (remote[90:580] != 0).all()
