@@ -67,7 +67,7 @@ def _beside_the_best(panel: Any, rows: Rows) -> None:
 
 
 def _groups(panel: Any, rows: Rows) -> None:
-    sizes = sorted({int(name.rsplit(" ", 1)[1]) for name in rows})
+    sizes = sorted({int(size) for name in rows if (size := name.split()[-1]).isdigit()})
     shown = (OURS, "PyOD KNN", "cleanlab", "FiftyOne uniqueness", "Isolation Forest")
     for kind, line in (("loose", "o-"), ("tight", "s--")):
         for i, method in enumerate(shown):

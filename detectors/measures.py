@@ -34,13 +34,10 @@ APART = "apart"
 """The distance to the bulk of the pool, at the scored and at the second level, the lesser of the
 two: a group is odd in what it shows and in its parts, an ordinary minority in one of them."""
 REMOTE = "remote"
-"""The distance to the median of the pool, at the scored and at the second level, on average: no fit
-that a group could bend, and little to say of a single oddity."""
+"""The distances to the median of the pool, at the scored and at the second level, as one (Stouffer
+et al., 1949): a group hardly moves that, and it says little of a single oddity."""
 GROUPS = (APART, REMOTE, CROWDED)
 """What tells one of a group of alike oddities. Against a reference no group can hide."""
-REMOTE_Z = 2.8
-"""From here on a group is heard: the distances to one point have no long tail, and single ordinary
-samples do not lie so far out."""
 CROWDED_Z = 5.0
 """A group that is odd at the scored level alone is heard from here on."""
 SECOND: Level = "mid"
@@ -77,7 +74,7 @@ def groups_heard(z: Measures, level: Level) -> dict[tuple[str, ...], Floats]:
         (APART,): GROUP_Z,
         (APART, CROWDED): STRANGE_Z,
         (CROWDED, level): CROWDED_Z,
-        (REMOTE,): REMOTE_Z,
+        (REMOTE,): STRANGE_Z,
     }
     heard = {}
     for names, least in asked.items():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
-from detectors.measures import APART, ISOLATION, REMOTE, REMOTE_Z, SECOND, Measures
+from detectors.measures import APART, ISOLATION, REMOTE, SECOND, Measures
 from detectors.pool import Pool
 from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_bulk, fit_scale, to_median
 from schemas.records import LEVELS, Level
@@ -25,6 +25,9 @@ GAP = 2.5
 """Robust deviations between a group of something else and the rest, at every level. The panel of
 ten in ELPV has 0.5 to 1.4, as its texture is that of the others; foreign photographs among cells or
 slices of MRI have 3.9 to 8.4."""
+TAIL = 0.5
+"""So many samples, to each that is remote, within one robust deviation of being it are a tail that
+runs on: a rare kind of ten ends like this."""
 COMPARED = 1000
 """So many of either side are held against each other, drawn by chance."""
 
@@ -35,8 +38,9 @@ def far_from_most(
     """`measures.APART` and `measures.REMOTE` (n,), each by one scale for all sources, as what most
     samples are is that of all.
 
-    0 for the samples of an ordinary minority, and of the sources that moved: these lie apart as a
-    whole, which says nothing of their samples. fitted: the other measures, as robust z.
+    0 for the samples of an ordinary minority, for those that are no group but the end of a tail,
+    and for the sources that moved: these lie apart as a whole, which says nothing of their samples.
+    fitted: the other measures, as robust z.
     """
     stayed = ~np.isin(pool.sources, moved)
     bulk = {each: _scaled(fit_bulk(pool.embeddings[each])[1], stayed) for each in LEVELS}
@@ -44,20 +48,25 @@ def far_from_most(
     there = [each for each, z in bulk.items() if z.any()] or [level]
     asked = [each for each in there if each in (level, SECOND)] or there
     middle = [_scaled(to_median(pool.embeddings[each]), stayed) for each in asked]
-    found: dict[str, tuple[Floats, float]] = {
-        APART: (np.min([bulk[each] for each in asked], axis=0), GROUP_Z),
-        REMOTE: (np.mean(middle, axis=0), REMOTE_Z),
-    }
+    apart: Floats = np.min([bulk[each] for each in asked], axis=0)
+    remote: Floats = np.sum(middle, axis=0) / np.sqrt(len(middle))
     lesser: Floats = np.min([bulk[each] for each in there], axis=0)
-    has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
     judged = stayed & (fitted[ISOLATION] > -STRANGE_Z)  # copies are no population
-    for name, (z, least) in found.items():
-        members = judged & (z >= least)
+    has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
+
+    def ordinary(members: Mask) -> Mask:
         share = members.sum() / max(stayed.sum(), 1)
-        many = members.sum() > FEW and share > RARE
-        if many and (share > MANY or not _foreign(pool, asked, lesser, members, judged)):
-            found[name] = np.where(members & has_room, 0.0, z), least
-    return {name: np.where(stayed, z, 0.0) for name, (z, _) in found.items()}
+        minority = members.sum() > FEW and share > RARE
+        if minority and share <= MANY:
+            minority = not _foreign(pool, asked, lesser, members, judged)
+        return members & has_room if minority else np.zeros_like(members)
+
+    near, far = judged & (remote >= STRANGE_Z - 1), judged & (remote >= STRANGE_Z)
+    tail = far if near.sum() > (1 + TAIL) * far.sum() else np.zeros_like(far)
+    return {
+        APART: np.where(~stayed | ordinary(judged & (apart >= GROUP_Z)), 0.0, apart),
+        REMOTE: np.where(~stayed | ordinary(far) | tail, 0.0, remote),
+    }
 
 
 def _scaled(distances: Floats, stayed: Mask) -> Floats:
@@ -74,7 +83,10 @@ def _foreign(
     one of `levels` the members lie farther from all that is ordinary than nine tenths of that from
     each other.
     """
-    if np.quantile(lesser[members], 0.1) - np.quantile(lesser[judged & ~members], 0.99) < GAP:
+    rest = judged & ~members
+    if not rest.any():  # all else are copies
+        return True
+    if np.quantile(lesser[members], 0.1) - np.quantile(lesser[rest], 0.99) < GAP:
         return False
     rng, ordinary = np.random.default_rng(0), judged & (lesser < STRANGE_Z)
     ours, others = (rng.permutation(np.flatnonzero(of))[:COMPARED] for of in (members, ordinary))

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from detectors.baseline import fit_pool
+from detectors.findings import Budget, Policy
 from detectors.measures import APART, REMOTE
+from detectors.mining import mine
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_a_group_that_bends_every_fit_is_far_from_the_median(rng, pool_of, unit)
     assert np.mean(first < 30) >= 0.9
 
 
-def test_how_remote_is_the_mean_of_two_levels(ordinary):
+def test_how_remote_is_what_two_levels_say_together(ordinary):
     pool = ordinary(300, odd=5)
     by_hand = []
     for level in ("mid", "high"):
@@ -93,10 +97,51 @@ def test_how_remote_is_the_mean_of_two_levels(ordinary):
         distance = np.log(np.linalg.norm(X - np.median(X, axis=0), axis=1))
         deviation = distance - np.median(distance)
         by_hand.append(deviation / (1.4826 * np.median(np.abs(deviation))))
-    np.testing.assert_allclose(fit_pool(pool).z[REMOTE], np.mean(by_hand, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(fit_pool(pool).z[REMOTE], sum(by_hand) / 2**0.5, rtol=1e-5)
 
 
 def test_an_ordinary_minority_is_not_remote(of_two_kinds):
     remote = fit_pool(of_two_kinds(90, near=1.5)).z[REMOTE]
     assert (remote[:90] == 0).all()
     assert (remote[90:580] != 0).all()
+
+
+def test_the_end_of_a_tail_is_no_group(rng, pool_of, unit):
+    """A tenth of another kind, of which a few are just far enough to be one, hides no oddity."""
+    levels = []
+    for d in (6, 60, 100):
+        X = np.eye(d)[0] + 0.08 * rng.normal(size=(1000, d))
+        X[:110, 3] += 0.65
+        if d > 6:
+            X[980:] += 0.9 * unit(rng.normal(size=(20, d)))
+        levels.append(unit(X))
+    baseline = fit_pool(pool_of(*levels))
+    assert (baseline.z[REMOTE][:110] < 3.5).all()
+    assert np.mean(np.argsort(-baseline.score(baseline.z))[:20] >= 980) >= 0.9
+
+
+def test_sources_that_moved_lie_apart_as_a_whole(of_two_kinds):
+    pool = of_two_kinds(60, near=1.5)
+    pool = replace(pool, sources=["new"] * 60 + ["old"] * 540)
+    z = fit_pool(pool, moved=["new"]).z
+    assert (z[APART][:60] == 0).all()
+    assert (z[REMOTE][:60] == 0).all()
+    without = fit_pool(replace(pool, sources=["old"] * 600)).z
+    assert z[REMOTE][60:].std() > without[REMOTE][60:].std()  # by the scale of those that stayed
+
+
+def test_of_one_level_how_remote_is_its_own_deviation(ordinary):
+    z = fit_pool(ordinary(300), "mid").z[REMOTE]
+    assert 1.4826 * np.median(np.abs(z - np.median(z))) == pytest.approx(1)
+
+
+def test_a_group_beside_nothing_but_copies_is_told(rng, pool_of, unit):
+    """As another source moved, all that stayed is a stuck camera and what the group shows."""
+    kind = np.r_[np.zeros(180, int), np.full(20, 4), np.full(180, 2)]
+    levels = []
+    for d in (6, 12, 24):
+        X = unit(np.eye(d)[kind] + 0.1 * rng.normal(size=(380, d)))
+        X[:180] = X[0]
+        levels.append(X)
+    pool = replace(pool_of(*levels), sources=["a"] * 180 + ["c"] * 20 + ["b"] * 180)
+    assert set(range(180, 200)) <= set(mine(pool, Policy(Budget(count=40))).flagged)

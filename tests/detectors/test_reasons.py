@@ -34,7 +34,7 @@ def test_parts_that_do_not_go_with_the_whole_and_sparse_surroundings_are_told():
 def test_a_measure_of_groups_is_a_reason_where_it_decided():
     z = {"apart": np.array([8.2, 6.9, 3.4, 6.0]), "crowd": np.array([7.5, 3.4, 9.0, 4.0])}
     z["high"] = np.array([0.0, 9.0, 5.5, 9.0])
-    z["remote"] = np.array([2.0, 2.7, 0.0, 2.9])
+    z["remote"] = np.array([2.0, 2.7, 0.0, 3.9])
     score = np.array([8.2, 3.0, 5.5, 4.0])
     apart = "{}σ from the bulk of the pool, alone or with others like it"
     crowd = "its 3 nearest images reach {}σ farther than theirs, alone or with others like it"
@@ -46,8 +46,8 @@ def test_a_measure_of_groups_is_a_reason_where_it_decided():
     ]
     assert reasons.group_reasons(z, score + 1, 3, 3) == []
     remote = {**z, "apart": np.zeros(4)}
-    assert reasons.group_reasons(remote, np.full(4, 2.9), 3, 3) == [
-        "2.9σ from the middle of the pool, alone or with others like it"
+    assert reasons.group_reasons(remote, np.full(4, 3.9), 3, 3) == [
+        "3.9σ from the middle of the pool, alone or with others like it"
     ]
     assert reasons.group_reasons({**z, "high": np.full(4, 4.9)}, score - 1, 2, 3) == []
 
