@@ -1,8 +1,8 @@
-"""Who lies apart from the bulk of a pool, and whether so many are a minority of what is ordinary.
+"""What lies far from most of a pool: groups of oddities, which every fit may bend to.
 
-A panel of ten that is made another way, a rarer kind among kinds: a trimmed fit has room for them,
-and flagged they would hide what is odd. A group of something else may be as many and is flagged:
-nothing lies between it and the rest, in texture as in content, and it is no kind among kinds.
+Not all that lies there is odd. A panel of ten that is made another way, a rarer kind among kinds:
+flagged they would hide what is. A group of something else may be as many and is flagged: nothing
+lies between it and the rest, in texture as in content, and it is no kind among kinds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ GAP = 2.5
 ten in ELPV has 0.5 to 1.4, as its texture is that of the others; foreign photographs among cells or
 slices of MRI have 3.9 to 8.4."""
 TAIL = 0.5
-"""So many samples, to each that is remote, within one robust deviation of being it are a tail that
-runs on: a rare kind of ten ends like this."""
+"""Where more samples than this, to each that is remote, lack no more than one robust deviation to
+it, those are the end of a tail: that of one rare kind of digits among ten, say."""
 COMPARED = 1000
 """So many of either side are held against each other, drawn by chance."""
 
