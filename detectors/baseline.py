@@ -56,8 +56,8 @@ BY_CHANCE = 0.85
 SOURCE_WEIGHT = 50
 """A source of this many samples is half believed about its own centre and spread."""
 MOST_FORGOTTEN = 0.1
-"""Of a reference that lost a larger share what is left lies so far apart that ordinary samples look
-strange: without 30% an ordinary one has a p-value below 0.1 by a chance of 12%."""
+"""Of a reference that lost a larger share what is left lies so far apart that the p-values of
+ordinary samples are too small."""
 FORMAT = 4
 
 

@@ -23,8 +23,8 @@ MANY = 1 / 8
 """A larger share is part of what the pool is, whatever it shows."""
 GAP = 2.5
 """Robust deviations between a group of something else and the rest, at every level. The panel of
-ten in ELPV has 0.5 to 1.4, as its texture is that of the others; foreign photographs among cells or
-slices of MRI have 3.9 to 8.4."""
+ten in ELPV stays well below, as its texture is that of the others; foreign photographs among cells
+or slices of MRI lie well above."""
 TAIL = 0.5
 """Where more samples than this, to each that is remote, lack no more than one robust deviation to
 it, those are the end of a tail: that of one rare kind of digits among ten, say."""
