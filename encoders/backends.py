@@ -142,12 +142,17 @@ def openvino_cpu(
     # Converting a model would report it to the vendor; without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     batch = network.batch
     example = torch.zeros(batch or 2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about its own internals
-        model = openvino.convert_model(network.eval(), example_input=example)
+        # torch would trace a second time to compare, which takes longer than all the rest.
+        traced = TorchScriptPythonDecoder(
+            network.eval(), example_input=example, trace_kwargs={"check_trace": False}
+        )
+        model = openvino.convert_model(traced, example_input=example)
     model.reshape([batch or -1, size, size, 3])
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision],
