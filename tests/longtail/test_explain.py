@@ -81,7 +81,10 @@ def test_neighbours_are_normal_ones_and_confirmed_ones(
 
 @pytest.mark.parametrize(
     ("neighbours", "there"),
-    [(3, ["3 nearest images ", "from the bulk of the pool"]), (1000, ["239 nearest images "])],
+    [
+        (3, ["3 nearest images ", " of the pool, alone or with others like it"]),
+        (1000, ["239 nearest images "]),
+    ],
 )
 def test_an_unflagged_sample_has_the_reasons_of_a_flag(
     tmp_path: Path, neighbours: int, there: list[str]
