@@ -43,11 +43,15 @@ def far_from_most(
     fitted: the other measures, as robust z.
     """
     stayed = ~np.isin(pool.sources, moved)
-    bulk = {each: _scaled(fit_bulk(pool.embeddings[each])[1], stayed) for each in LEVELS}
+    to_middle = {each: to_median(pool.embeddings[each]) for each in LEVELS}
+    bulk = {
+        each: _scaled(fit_bulk(pool.embeddings[each], start)[1], stayed)
+        for each, start in to_middle.items()
+    }
     # A level that the encoder lacks is the same for all.
     there = [each for each, z in bulk.items() if z.any()] or [level]
     asked = [each for each in there if each in (level, SECOND)] or there
-    middle = [_scaled(to_median(pool.embeddings[each]), stayed) for each in asked]
+    middle = [_scaled(to_middle[each], stayed) for each in asked]
     apart: Floats = np.min([bulk[each] for each in asked], axis=0)
     remote: Floats = np.sum(middle, axis=0) / np.sqrt(len(middle))
     lesser: Floats = np.min([bulk[each] for each in there], axis=0)

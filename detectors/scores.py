@@ -99,9 +99,8 @@ def fit_gaussian(vectors: ArrayLike, floor: float = 0.0) -> Gaussian:
     floor: the least variance of any direction. Below it lie only rounding errors; it keeps the
     covariance of constant or too few vectors invertible.
     """
-    X = as_matrix(vectors)
-    mean, covariance, target, shrinkage = _moments(X)
-    return _gaussian(mean, (1 - shrinkage) * covariance, shrinkage * target + floor)
+    sample = _Sample(vectors)
+    return sample.gaussian(sample.moments(sample.all), floor)
 
 
 def fit_left_out(
@@ -115,23 +114,10 @@ def fit_left_out(
     of all members; the rest is the exact rank-one downdate (Sherman and Morrison, 1950).
     Without `members` all samples are.
     """
-    X = as_matrix(vectors)
-    members = np.ones(len(X), dtype=bool) if members is None else members
-    mean, covariance, target, shrinkage = _moments(X[members])
-    m, ridge = int(members.sum()), shrinkage * target + _floor(X)
-    fitted = _gaussian(mean, (1 - shrinkage) * covariance, ridge)
-    if m < 3:
-        return fitted, np.zeros(len(X))
-    inflated = m / (m - 1)
-    others = _gaussian(mean, (1 - shrinkage) * inflated * covariance, ridge)
-
-    def left_out(squares: Floats) -> Floats:
-        own = (1 - shrinkage) * inflated**2 / m * squares
-        return inflated**2 * squares / np.maximum(1 - own, LEAST)
-
-    known, whole = others.squares(X, given)
-    squares = np.where(members, left_out(whole) - left_out(known), whole - known)
-    return fitted, np.sqrt(np.maximum(squares, 0))
+    sample = _Sample(vectors)
+    members = sample.all if members is None else members
+    fit = sample.moments(members)
+    return sample.gaussian(fit, sample.floor), sample.left_out(fit, members, given)
 
 
 def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple[Gaussian, Floats]:
@@ -143,27 +129,33 @@ def fit_trimmed(vectors: ArrayLike, keep: float = 0.9, rounds: int = 3) -> tuple
     group of alike outliers would otherwise never leave. A group that is large enough bends the
     first fit towards itself and stays all the same; `fit_bulk` is for these.
     """
-    X = as_matrix(vectors)
-    gaussian, distance = fit_left_out(X)
+    sample = _Sample(vectors)
+    fit, members = sample.moments(sample.all), sample.all
     for _ in range(rounds):
-        gaussian, distance = fit_left_out(X, _nearest(distance, keep))
-    return gaussian, distance
+        members = _nearest(sample.left_out(fit, members), keep)
+        fit = sample.moments(members)
+    return sample.gaussian(fit, sample.floor), sample.left_out(fit, members)
 
 
-def fit_bulk(vectors: ArrayLike, keep: float = 0.75, rounds: int = 2) -> tuple[Gaussian, Floats]:
+def fit_bulk(
+    vectors: ArrayLike, start: Floats | None = None, keep: float = 0.75, rounds: int = 2
+) -> tuple[Gaussian, Floats]:
     """As `fit_trimmed`, of what most samples are: no group below a quarter of (n, d) bends it that
     lies clearly out; in many dimensions one may be far from the median and not clearly out.
 
     The start are the samples nearest to the median of each coordinate, as in the deterministic MCD
     (Hubert et al., 2012), and the last fit is of all that are not strange to the one before, the
     reweighting step of the MCD. It leaves out ordinary minorities, too, so that it says less of a
-    single sample than `fit_trimmed`.
+    single sample than `fit_trimmed`. start: `to_median`, (n,), where it is known.
     """
-    X = as_matrix(vectors)
-    distance = to_median(X)
+    sample = _Sample(vectors)
+    distance = to_median(vectors) if start is None else start
     for _ in range(rounds):
-        _, distance = fit_left_out(X, _nearest(distance, keep))
-    return fit_left_out(X, fit_scale(distance).z(distance) < STRANGE_Z)
+        members = _nearest(distance, keep)
+        distance = sample.left_out(sample.moments(members), members)
+    members = fit_scale(distance).z(distance) < STRANGE_Z
+    fit = sample.moments(members)
+    return sample.gaussian(fit, sample.floor), sample.left_out(fit, members)
 
 
 def to_median(vectors: ArrayLike) -> Floats:
@@ -172,36 +164,81 @@ def to_median(vectors: ArrayLike) -> Floats:
     return np.asarray(np.linalg.norm(X - (np.median(X, axis=0) if len(X) else 0), axis=1))
 
 
-def _nearest(distance: Floats, keep: float) -> Mask | None:
-    return np.asarray(distance <= np.quantile(distance, keep)) if len(distance) else None
+def _nearest(distance: Floats, keep: float) -> Mask:
+    most = np.quantile(distance, keep) if len(distance) else 0.0
+    return np.asarray(distance <= most)
 
 
-def _moments(X: Floats) -> tuple[Floats, Floats, float, float]:
-    """Mean (d,), covariance (d, d), its mean variance, and how far to shrink the one to it.
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Of m vectors. mean: (d,), from the centre of the sample. covariance: (d, d), shrunk by
+    `shrinkage` towards a sphere, whose variance is to be added: `ridge`."""
 
-    The share is Ledoit and Wolf's (2004): of what the covariance lies from its target, what chance
-    brings. scikit-learn's takes two more products of all samples for the same number.
-    """
-    n, d = X.shape
-    mean: Floats = X.sum(axis=0) / max(n, 1)
-    centred = X - mean
-    covariance: Floats = centred.T @ centred / max(n, 1)
-    target = float(np.trace(covariance)) / max(d, 1)
-    size = float(np.sum(covariance**2))
-    by_chance = (float(np.sum(np.sum(centred**2, axis=1) ** 2)) / max(n, 1) - size) / max(n, 1)
-    away = size - d * target**2
-    shrinkage = min(max(by_chance / away, 0.0), 1.0) if n > 1 and away > 0 else 0.0
-    return mean, covariance, target, shrinkage
+    m: int
+    mean: Floats
+    covariance: Floats
+    shrinkage: float
+    ridge: float
 
 
-def _gaussian(mean: Floats, covariance: Floats, ridge: float) -> Gaussian:
+class _Sample:
+    """Vectors (n, d), and what fits to some of them have in common."""
+
+    def __init__(self, vectors: ArrayLike) -> None:
+        X = as_matrix(vectors)
+        self.n, self.d = X.shape
+        self.all: Mask = np.ones(self.n, dtype=bool)
+        self.centre: Floats = X.sum(axis=0) / max(self.n, 1)
+        self.centred = X - self.centre
+        self.scatter: Floats = self.centred.T @ self.centred
+        self.squares: Floats = np.einsum("ij,ij->i", self.centred, self.centred)
+        self.floor = 1e-6 * float(self.squares.sum()) / max(self.n * self.d, 1)
+
+    def moments(self, members: Mask) -> _Moments:
+        """Of most of the vectors from what these leave out, which takes fewer products.
+
+        The shrinkage is Ledoit and Wolf's (2004): of what the covariance lies from its target, what
+        chance brings. scikit-learn's takes two more products of all samples for the same number.
+        """
+        m = int(members.sum())
+        most = 2 * m > self.n
+        fewer = self.centred[members != most]
+        scatter, total = fewer.T @ fewer, fewer.sum(axis=0)
+        if most:
+            scatter, total = self.scatter - scatter, -total
+        mean: Floats = total / max(m, 1)
+        covariance: Floats = scatter / max(m, 1) - np.outer(mean, mean)
+        target = float(np.trace(covariance)) / max(self.d, 1)
+        size = float(np.sum(covariance**2))
+        squares = (self.squares - 2 * (self.centred @ mean) + mean @ mean)[members]
+        by_chance = (float(np.sum(squares**2)) / max(m, 1) - size) / max(m, 1)
+        away = size - self.d * target**2
+        shrinkage = min(max(by_chance / away, 0.0), 1.0) if m > 1 and away > 0 else 0.0
+        return _Moments(m, mean, (1 - shrinkage) * covariance, shrinkage, shrinkage * target)
+
+    def gaussian(self, fit: _Moments, floor: float) -> Gaussian:
+        return Gaussian(self.centre + fit.mean, _factor(fit.covariance, fit.ridge + floor))
+
+    def left_out(self, fit: _Moments, members: Mask, given: int = 0) -> Floats:
+        """The distances (n,) of `fit_left_out`."""
+        if fit.m < 3:
+            return np.zeros(self.n)
+        inflated = fit.m / (fit.m - 1)
+        others = Gaussian(fit.mean, _factor(inflated * fit.covariance, fit.ridge + self.floor))
+        known, whole = others.squares(self.centred, given)
+
+        def without_it(squares: Floats) -> Floats:
+            own = (1 - fit.shrinkage) * inflated**2 / fit.m * squares
+            return inflated**2 * squares / np.maximum(1 - own, LEAST)
+
+        squares = np.where(members, without_it(whole) - without_it(known), whole - known)
+        return np.sqrt(np.maximum(squares, 0))
+
+
+def _factor(covariance: Floats, ridge: float) -> Floats:
     ridged = covariance.copy()
     ridged[np.diag_indices(len(ridged))] += max(ridge, np.finfo(np.float64).tiny)
-    return Gaussian(mean, np.asarray(np.linalg.cholesky(ridged), dtype=np.float64))
-
-
-def _floor(X: Floats) -> float:
-    return 1e-6 * float(X.var(axis=0).mean()) if len(X) else 0.0
+    return np.asarray(np.linalg.cholesky(ridged), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
