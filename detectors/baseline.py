@@ -185,12 +185,13 @@ class Baseline:
     def deviation(self, z: Measures) -> Floats:
         """Mean robust deviation (n,) over the levels, of each among all and for its kind.
 
-        What leaves an image among its like, as a loss of contrast does, may show beside these
-        alone, and not at every depth: where that is more, the mean of the two levels that are the
-        strangest for its kind counts.
+        The first count twice, as they are known better: what is usual for a kind is told by a few
+        neighbours. What leaves an image among its like, as a loss of contrast does, may show beside
+        these alone, and not at every depth: where that is more, the mean of the two levels that are
+        the strangest for its kind counts.
         """
         of_kind = [z[kind(level)] for level in LEVELS if kind(level) in z]
-        together = consensus([*(z[level] for level in LEVELS), *of_kind])
+        together = consensus([*2 * [z[level] for level in LEVELS], *of_kind])
         if not of_kind:
             return together
         two: Floats = np.sort(of_kind, axis=0)[-2:].mean(axis=0)

@@ -14,15 +14,15 @@ from detectors.scores import LEAST, Floats, knn_distance
 
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
-NEAREST = 7
+NEAREST = 3
 """To so many of its context a sample's distance is taken."""
 LIKE = 20
 """The mean of so many neighbours is what a sample's like look like."""
 COPY = 0.2
 """Below this share of the median a distance is one between copies: a stuck camera's images are no
 dense surroundings, beside which everything else is far."""
-BLOCK = 1024
-"""Samples held against their neighbours at a time: bounds the memory."""
+BLOCK = 128
+"""Samples held against their neighbours at a time: these stay in the processor's cache."""
 
 
 def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
@@ -111,7 +111,7 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
     """How far each of (n, d) vectors lies from its context, relative to what is usual there.
 
     vectors: of any level. neighbours: (n, k) rows, nearest first, of the level that tells kinds
-    apart, -1 for none. The distance is the mean to the 7 of the first 50 that are nearest here.
+    apart, -1 for none. The distance is the mean to the 3 of the first 50 that are nearest here.
     """
     near = neighbours[:, :CONTEXT]
     if not near.shape[1]:
@@ -120,7 +120,8 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
     distance = np.zeros(len(vectors))
     for start in range(0, len(vectors), BLOCK):
         rows = slice(start, start + BLOCK)
-        gaps = np.linalg.norm(vectors[near[rows]] - vectors[rows, None], axis=2)
+        apart = vectors[near[rows]] - vectors[rows, None]
+        gaps = np.sqrt(np.einsum("nkd,nkd->nk", apart, apart))
         gaps[near[rows] < 0] = np.inf
         closest = np.partition(gaps, nearest - 1, axis=1)[:, :nearest]
         exists = np.isfinite(closest)
