@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,15 @@ from benchmarks.detect_cells import Cells
 from benchmarks.detect_labels import label_gain, label_gains, labels
 from benchmarks.detect_others import others
 from benchmarks.detect_plot import plot
-from benchmarks.detect_rivals import RIVALS
-from benchmarks.detect_rows import OURS, Row
-from benchmarks.detect_tables import Rows, Size
+from benchmarks.detect_rivals import warm_up
+from benchmarks.detect_rows import OURS, Row, Rows
+from benchmarks.detect_tables import Size
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
-FULL = Size(seeds=10, rate_seeds=40, label_seeds=40, other_seeds=3, cells=None, twice=True)
-QUICK = Size(seeds=1, rate_seeds=24, label_seeds=3, other_seeds=1, cells=400, twice=False)
-QUICK_DEFECTS = 160
-NOT_QUICK = {"PyOD HBOS", "PyOD CBLOF", "PyOD IForest", "PyOD OCSVM"}
-"""Left out of the quick form: the first call of two compiles for seconds, the third is
-scikit-learn's Isolation Forest once more, and the last takes as long as four others."""
-QUICK_RIVALS = {name: rival for name, rival in RIVALS.items() if name not in NOT_QUICK}
+FULL = Size(10, rate_seeds=40, label_seeds=40, other_seeds=3, twice=True)
+QUICK = Size(1, rate_seeds=16, label_seeds=3, other_seeds=1, in_groups=900, in_captures=400)
+QUICK_CELLS = 1_300, 120
+"""Clean ones and defects."""
 
 TABLES: Mapping[str, Callable[[Cells, Size], Rows]] = {
     "elpv": tables.elpv,
@@ -103,9 +101,7 @@ def show(part: str, rows: Mapping[str, Row], seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="one seed, fewer cells and rivals, no files"
-    )
+    parser.add_argument("--quick", action="store_true", help="one seed, fewer cells, no files")
     parser.add_argument("--part", action="append", choices=[*TABLES, "speed"])
     options = parser.parse_args()
     asked = QUICK_TABLES if options.quick else list(TABLES)
@@ -113,9 +109,10 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     kept = {} if options.quick or not RESULTS.exists() else json.loads(RESULTS.read_text())
     results: dict[str, Any] = {part: kept[part] for part in (*TABLES, "speed") if part in kept}
-    rivals = QUICK_RIVALS if options.quick else RIVALS
-    few = QUICK_DEFECTS if options.quick else None
-    cells = Cells(few, rivals) if set(parts) & set(TABLES) else None
+    compared = set(parts) & set(TABLES)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(warm_up)  # else each forked process does
+        cells = Cells(QUICK_CELLS if options.quick else None) if compared else None
     for part in parts:
         if cells is not None and part in TABLES:
             with threadpool_limits(1):  # quicker for thousands of samples

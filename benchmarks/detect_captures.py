@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.detect_cells import Cells, Embedded, at_once, joined, ours
+from benchmarks.detect_cells import Cells, Embedded, at_once, beside, joined, ours
 from benchmarks.detect_images import Luma, corruptions, luma, png
-from benchmarks.detect_rivals import cleanvision
-from benchmarks.detect_rows import OURS, Floats, Row, mean_of, recall_at, resampled
-from benchmarks.detect_tables import Rows, Size
+from benchmarks.detect_rivals import cleanvision, rivals_scores
+from benchmarks.detect_rows import OURS, Floats, Row, Rows, mean_of, merged, recall_at, resampled
+from benchmarks.detect_tables import Size
 from schemas.records import LEVELS
 
 BROKEN = 0.015
@@ -23,49 +23,47 @@ BUDGET = 0.02
 
 def captures(cells: Cells, size: Size) -> Rows:
     """Each of the 18 kinds among clean cells, and their mean."""
-    rows: Rows = defaultdict(Row)
+    parts = []
     for seed in range(size.seeds):
         rng, clean, _ = cells.split(seed)
-        clean = clean[: size.cells]
+        clean = clean[: size.in_captures]
         count = round(BROKEN * len(clean))
         broken, rest = clean[:count], clean[count:]
         images = [luma(cells.paths[row]) for row in broken]
         files = [cells.paths[row].read_bytes() for row in rest]
-        add_recalls(rows, cells, rng, images, files, cells.of(rest))
-    rows["mean of 18 kinds"] = mean_of(rows)
-    return rows
+        parts.append(recalls(cells, rng, images, files, cells.of(rest)))
+    rows = merged(parts)
+    return {**rows, "mean of 18 kinds": mean_of(rows)}
 
 
-def add_recalls(
-    rows: Rows,
+def recalls(
     cells: Cells,
     rng: np.random.Generator,
     images: Sequence[Luma],
     clean: Sequence[bytes],
     embedded: Embedded,
-) -> None:
+) -> Rows:
     """What each method finds of `images`, broken in each way, among the `clean` files.
 
-    Our alarm looks at three levels, so the rivals get all three side by side; cleanvision looks at
-    the images.
+    cleanvision looks at the images, the others at their vectors.
     """
     made = {kind: [png(spoil(x)) for x in images] for kind, spoil in corruptions(rng).items()}
-    faulty = _looked_at(made, clean)
+    pools = [joined(embedded, cells.embed(files)) for files in made.values()]
+    looked_at = partial(_looked_at, made, clean)
+    faulty, *deviations = at_once([looked_at, *(partial(_deviations, pool) for pool in pools)])
     truth = np.arange(len(clean) + len(images)) >= len(clean)
     weights = resampled(truth, rng)
     measure = recall_at(round(BUDGET * len(truth)))
-    for kind, files in made.items():
-        pool = joined(embedded, cells.embed(files))
-        together = np.concatenate([pool[level] for level in LEVELS], axis=1).astype(np.float64)
-        jobs: dict[str, Callable[[], Floats]] = {OURS: partial(_deviation, pool)}
-        jobs |= {name: partial(rival, None, together) for name, rival in cells.rivals.items()}
-        scores = {**at_once(jobs), "cleanvision": faulty[kind]}
-        for method, values in scores.items():
+    rows: Rows = defaultdict(Row)
+    for kind, scores in zip(made, deviations, strict=True):
+        for method, values in {**scores, "cleanvision": faulty[kind]}.items():
             rows[kind].add(method, measure(values, truth, weights))
+    return rows
 
 
-def _deviation(pool: Embedded) -> Floats:
-    return ours(None, pool).deviation
+def _deviations(pool: Embedded) -> Mapping[str, Floats]:
+    """Our alarm looks at three levels, so the rivals get all three side by side."""
+    return {OURS: ours(None, pool).deviation, **rivals_scores(None, beside(pool, LEVELS))}
 
 
 def _looked_at(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
-from typing import TypeVar
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.detect_images import cells
-from benchmarks.detect_rivals import Rival
+from benchmarks.detect_rivals import rivals_scores
 from benchmarks.detect_rows import OURS, Floats
 from detectors.baseline import Baseline, fit_reference
 from detectors.findings import Budget, Findings, Policy
@@ -26,10 +27,9 @@ from schemas.records import LEVELS, Level
 
 Embedded = Mapping[Level, NDArray[np.float32]]
 Ints = NDArray[np.int64]
-Key = TypeVar("Key")
 Result = TypeVar("Result")
 
-BATCH = 64
+BATCH = 16
 THREADS = 2
 SOURCE = "elpv"
 POLICY = Policy(Budget(count=1))
@@ -38,19 +38,18 @@ POLICY = Policy(Budget(count=1))
 class Cells:
     """ELPV: paths, defect probabilities (0, 1/3, 2/3, 1) and types of n cells, and the encoder.
 
-    few: how many certain defects to keep, without the doubtful cells; None for all cells.
-    rivals: what every score is compared with.
+    few: how many clean cells and certain defects to keep, without the doubtful ones; None for all.
     """
 
-    def __init__(self, few: int | None, rivals: Mapping[str, Rival]) -> None:
-        self.rivals = rivals
-        self.encoder = load(DEFAULT, threads=THREADS)
+    def __init__(self, few: tuple[int, int] | None) -> None:
+        self.encoder = load(DEFAULT, workers=THREADS)
         paths, probability, types = cells()
         kept = np.arange(len(paths))
         if few is not None:
-            defects = np.flatnonzero(probability == 1)
-            some = np.random.default_rng(0).permutation(defects)[:few]
-            kept = np.sort(np.concatenate([np.flatnonzero(probability == 0), some]))
+            rng = np.random.default_rng(0)
+            both = zip((0, 1), few, strict=True)
+            some = [rng.permutation(np.flatnonzero(probability == of))[:n] for of, n in both]
+            kept = np.sort(np.concatenate(some))
         self.paths = [paths[row] for row in kept]
         self.probability, self.types = probability[kept], types[kept]
         self.clean = np.flatnonzero(self.probability == 0)
@@ -64,59 +63,69 @@ class Cells:
         return {level: self.embedded[level][rows] for level in LEVELS}
 
     def embed(self, images: Iterable[bytes]) -> Embedded:
-        """Encoded image files, as the pipeline would: one batch is decoded while one is encoded."""
+        """Encoded image files; as many batches at a time as there are processors."""
         preprocess, limits = self.encoder.info.preprocess, Limits()
-        left, vectors = iter(images), []
+        left = iter(images)
 
-        def batch() -> list[NDArray[np.uint8]]:
-            return [decode(data, preprocess, limits).pixels for data in islice(left, BATCH)]
+        def vectors(files: Sequence[bytes]) -> Embedded:
+            pixels = [decode(data, preprocess, limits).pixels for data in files]
+            return self.encoder.encode(np.stack(pixels))
 
-        with ThreadPoolExecutor(1) as thread:
-            decoded = thread.submit(batch)
-            while pixels := decoded.result():
-                decoded = thread.submit(batch)
-                vectors.append(self.encoder.encode(np.stack(pixels)))
-        return joined(*vectors)
+        with ThreadPoolExecutor(THREADS) as threads:
+            return joined(*threads.map(vectors, iter(lambda: [*islice(left, BATCH)], [])))
 
     def split(self, seed: int) -> tuple[np.random.Generator, Ints, Ints]:
         """A generator, and the clean and the defective rows in its order."""
         rng = np.random.default_rng(seed)
         return rng, rng.permutation(self.clean), rng.permutation(self.defects)
 
-    def with_few_defects(self, seed: int, kind: str | None = None) -> Ints:
-        """All clean cells and 5% defects. kind: of cells, None for both."""
+    def with_few_defects(self, seed: int, kind: str | None = None, most: int | None = None) -> Ints:
+        """Clean cells, all or the `most`, and 5% defects. kind: of cells, None for both."""
         _, clean, defects = self.split(seed)
         if kind is not None:
             clean, defects = (rows[self.types[rows] == kind] for rows in (clean, defects))
+        clean = clean[:most]
         return np.concatenate([clean, defects[: len(clean) // 19]])
 
-    def every_score(
-        self, reference: Embedded | None, pool: Embedded, *, twice: bool = False
-    ) -> Iterator[tuple[str, Floats]]:
-        """The scores of a pool by our default and by each rival, on the high level.
 
-        Our default looks at the mid level, too. twice: so does each rival, a second time.
-        """
-        jobs: dict[str, Callable[[], Floats]] = {OURS: lambda: ours(reference, pool).score}
-        forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
-        for suffix, levels in forms[: 1 + twice]:
-            known = None if reference is None else _beside(reference, levels)
-            beside = _beside(pool, levels)
-            for method, rival in self.rivals.items():
-                jobs[method + suffix] = partial(rival, known, beside)
-        yield from at_once(jobs).items()
+def every_score(
+    reference: Embedded | None, pool: Embedded, *, twice: bool = False
+) -> Mapping[str, Floats]:
+    """The scores of a pool by our default and by each rival, on the high level.
 
-
-def at_once(jobs: Mapping[Key, Callable[[], Result]]) -> Mapping[Key, Result]:
-    """What each job gives; as many run at a time as there are threads. Rivals' warnings are none of
-    ours."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
-        warnings.simplefilter("ignore")
-        results = threads.map(lambda job: job(), jobs.values())
-        return dict(zip(jobs, results, strict=True))
+    Our default looks at the mid level, too. twice: so does each rival, a second time.
+    """
+    scores = {OURS: ours(reference, pool).score}
+    forms: list[tuple[str, list[Level]]] = [("", ["high"]), (" on two levels", ["mid", "high"])]
+    for form, levels in forms[: 1 + twice]:
+        known = None if reference is None else beside(reference, levels)
+        theirs = rivals_scores(known, beside(pool, levels))
+        scores |= {name + form: values for name, values in theirs.items()}
+    return scores
 
 
-def _beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:
+def at_once(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What each job gives; as many run at a time as there are processors.
+
+    They run in processes forked from this one, as many a rival never lets go of Python's lock, and
+    know all that is known here. The encoder does not work there.
+    """
+    forked = get_context("fork")
+    with ProcessPoolExecutor(THREADS, forked, _jobs.extend, (jobs,)) as processes:
+        return list(processes.map(_done, range(len(jobs))))
+
+
+_jobs: list[Callable[[], Any]] = []
+"""In a forked process: what there is to do."""
+
+
+def _done(job: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rivals' are none of ours
+        return _jobs[job]()
+
+
+def beside(embedded: Embedded, levels: Sequence[Level]) -> Floats:
     return np.concatenate([embedded[level] for level in levels], axis=1).astype(np.float64)
 
 

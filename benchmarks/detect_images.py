@@ -35,10 +35,12 @@ def luma(path: Path) -> Luma:
 
 def png(pixels: NDArray[np.float64]) -> bytes:
     """Values in [0, 1], grey (h, w) or colour (h, w, 3)."""
+    return _saved(Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)))
+
+
+def _saved(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)).save(
-        file, "PNG", compress_level=0
-    )
+    image.save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 
@@ -48,7 +50,7 @@ def crops(count: int, rng: np.random.Generator) -> Iterator[bytes]:
     for _ in range(count):
         side = int(rng.uniform(0.5, 0.9) * min(image.size))
         x, y = (int(rng.integers(0, full - side + 1)) for full in image.size)
-        yield png(_cropped(image, x, y, side))
+        yield _saved(_cropped(image, x, y, side))
 
 
 def near_copies(count: int, rng: np.random.Generator) -> Iterator[bytes]:
@@ -57,7 +59,8 @@ def near_copies(count: int, rng: np.random.Generator) -> Iterator[bytes]:
     side = int(0.7 * min(image.size))
     for _ in range(count):
         x, y = (int((full - side) / 2 + rng.normal(0, 0.02 * side)) for full in image.size)
-        yield png(rng.uniform(0.9, 1.1) * _cropped(image, x, y, side))
+        pixels = np.asarray(_cropped(image, x, y, side)) / 255
+        yield png(rng.uniform(0.9, 1.1) * pixels)
 
 
 def _foreign(rng: np.random.Generator) -> Image.Image:
@@ -66,8 +69,8 @@ def _foreign(rng: np.random.Generator) -> Image.Image:
         return file.convert("RGB")
 
 
-def _cropped(image: Image.Image, x: int, y: int, side: int) -> NDArray[np.float64]:
-    return np.asarray(image.crop((x, y, x + side, y + side)).resize((300, 300))) / 255
+def _cropped(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
+    return image.resize((300, 300), box=(x, y, x + side, y + side), reducing_gap=1.0)
 
 
 def corruptions(rng: np.random.Generator) -> Mapping[str, Callable[[Luma], Luma]]:

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.detect_cells import Cells, Embedded, Ints, at_once, ours
-from benchmarks.detect_rows import Floats, Mask, Row, average_precision
-from benchmarks.detect_tables import Rows, Size
+from benchmarks.detect_rows import Floats, Mask, Row, Rows, average_precision
+from benchmarks.detect_tables import Size
 from detectors.suggest import suggest
 from schemas.records import LEVELS
 
@@ -35,8 +35,8 @@ def labels(cells: Cells, size: Size) -> Rows:
 def worth(pools: Sequence[tuple[Embedded, Mask]]) -> Row:
     """Held-out average precision of each way to choose labels; of each pool and its truth."""
     row = Row()
-    jobs = {seed: partial(_precisions, seed, *pool) for seed, pool in enumerate(pools)}
-    for methods in at_once(jobs).values():
+    jobs = [partial(_precisions, seed, *pool) for seed, pool in enumerate(pools)]
+    for methods in at_once(jobs):
         for method, precision in methods.items():
             row.add(method, precision)
     return row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +120,19 @@ class Row:
             for method, values in self.values.items()
         }
         return {"methods": methods, "lost_to": self.lost_to(), "behind": self.behind()}
+
+
+Rows = dict[str, Row]
+
+
+def merged(parts: Iterable[Rows]) -> Rows:
+    """The rows of several pools, the seeds of each in the order of the pools."""
+    rows: Rows = defaultdict(Row)
+    for part in parts:
+        for name, row in part.items():
+            for method, seeds in row.values.items():
+                rows[name].values.setdefault(method, []).extend(seeds)
+    return rows
 
 
 def half_width(seeds: Sequence[Floats]) -> float:

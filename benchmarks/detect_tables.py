@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,11 +12,12 @@ import numpy as np
 from benchmarks.detect_cells import (
     POLICY,
     SOURCE,
-    THREADS,
     Cells,
     Embedded,
     Ints,
+    at_once,
     baseline_of,
+    every_score,
     joined,
     ours,
     pool_of,
@@ -26,8 +26,10 @@ from benchmarks.detect_images import crops, near_copies
 from benchmarks.detect_rows import (
     OURS,
     Row,
+    Rows,
     auroc,
     average_precision,
+    merged,
     recall_at,
     resampled,
 )
@@ -37,8 +39,6 @@ from detectors.mining import mine
 from detectors.pool import Pool
 from schemas.records import LEVELS
 
-Rows = dict[str, Row]
-
 RATE = 0.1
 GROUPS = (3, 10, 30, 100)
 
@@ -46,73 +46,89 @@ GROUPS = (3, 10, 30, 100)
 @dataclass(frozen=True)
 class Size:
     """How much is measured. seeds: of what has none of its own. other_seeds: of broken captures
-    among other images. cells: clean ones in a pool with broken captures; None for all. twice:
-    whether rivals look at the two levels that ours does, too."""
+    among other images. in_groups, in_captures: clean cells in a pool with a group, and with broken
+    captures; None for all. twice: whether rivals look at the two levels that ours does, too."""
 
     seeds: int
     rate_seeds: int
     label_seeds: int
     other_seeds: int
-    cells: int | None
-    twice: bool
+    in_groups: int | None = None
+    in_captures: int | None = None
+    twice: bool = False
 
 
 def elpv(cells: Cells, size: Size) -> Rows:
     """`ref`: half of the clean cells are the reference. `5%`: a pool of its own with as many
     defects. `32%`: all cells, the doubtful ones in the pool and not in the figures. `5% of mono`,
     `5% of poly`: as `5%`, of one type of cell. `5% by source`: each type is a source by name."""
-    rows: Rows = defaultdict(Row)
+    jobs = []
     for seed in range(size.seeds):
-        rng, clean, defects = cells.split(seed)
+        _, clean, defects = cells.split(seed)
         known, fresh = np.array_split(clean, 2)
-        tested = np.concatenate([fresh, defects])
-        settings = {"ref": (cells.of(known), tested), "5%": (None, cells.with_few_defects(seed))}
+        few = cells.with_few_defects
+        pools = {"ref": np.concatenate([fresh, defects]), "5%": few(seed)}
         if seed == 0 and (cells.probability % 1).any():
-            settings["32%"] = (None, np.arange(len(cells.paths)))
-        for kind in ("mono", "poly"):
-            settings[f"5% of {kind}"] = (None, cells.with_few_defects(seed, kind))
-        for name, (reference, pool) in settings.items():
-            decided = np.isin(cells.probability[pool], (0, 1))
-            truth = cells.probability[pool][decided] == 1
-            weights = resampled(truth, rng)
-            scored = dict(cells.every_score(reference, cells.of(pool), twice=size.twice))
-            shown = {name: scored}
-            if name == "5%":  # no rival asks for sources
-                types = cells.types[pool].tolist()
-                by_source = ours(None, cells.of(pool), types).score
-                shown["5% by source"] = {**scored, OURS: by_source}
-            for title, methods in shown.items():
-                for method, scores in methods.items():
-                    of_decided = scores[decided]
-                    rows[f"{title} AUROC"].add(method, auroc(of_decided, truth, weights))
-                    rows[f"{title} AP"].add(method, average_precision(of_decided, truth, weights))
-                    if title == "5%":
-                        recall = recall_at(len(pool) // 20)(of_decided, truth, weights)
-                        rows["5% recall"].add(method, recall)
-    return rows
+            pools["32%"] = np.arange(len(cells.paths))
+        pools |= {f"5% of {kind}": few(seed, kind) for kind in ("mono", "poly")}
+        for name, pool in pools.items():
+            reference = cells.of(known) if name == "ref" else None
+            jobs.append(partial(_found, cells, seed, name, reference, pool, size.twice))
+    return merged(at_once(jobs))
+
+
+def _found(
+    cells: Cells, seed: int, name: str, reference: Embedded | None, rows: Ints, twice: bool
+) -> Rows:
+    """How well each method tells defects from clean cells in a pool of these rows."""
+    pool = cells.of(rows)
+    decided = np.isin(cells.probability[rows], (0, 1))
+    truth = cells.probability[rows][decided] == 1
+    weights = resampled(truth, np.random.default_rng(seed))
+    scored = {name: every_score(reference, pool, twice=twice)}
+    if name == "5%":  # no rival asks for sources
+        by_source = ours(None, pool, cells.types[rows].tolist()).score
+        scored["5% by source"] = {**scored[name], OURS: by_source}
+    found: Rows = defaultdict(Row)
+    for title, methods in scored.items():
+        for method, scores in methods.items():
+            of_decided = scores[decided]
+            found[f"{title} AUROC"].add(method, auroc(of_decided, truth, weights))
+            found[f"{title} AP"].add(method, average_precision(of_decided, truth, weights))
+            if title == "5%":
+                recall = recall_at(len(rows) // 20)(of_decided, truth, weights)
+                found["5% recall"].add(method, recall)
+    return found
 
 
 def groups(cells: Cells, size: Size) -> Rows:
     """A group of alike foreign photographs among the clean cells and 5% defects, at a budget of
     5%: loose (crops of one photograph) and tight (nearly the same picture). `a tenth`: the largest
     group, among so many of the cells that it is one."""
-    rows: Rows = defaultdict(Row)
+    jobs = []
     for seed in range(size.seeds):
         for kind, photographs in (("loose", crops), ("tight", near_copies)):
             rng = np.random.default_rng(seed)
             group = cells.embed(photographs(max(GROUPS), rng))
-            usual = cells.with_few_defects(seed)
-            pools = {f"of {count}": (count, usual) for count in GROUPS}
-            pools["of a tenth"] = max(GROUPS), rng.choice(usual, 9 * max(GROUPS), replace=False)
-            for name, (count, others) in pools.items():
+            usual = cells.with_few_defects(seed, most=size.in_groups)
+            tenth = rng.choice(usual, 9 * max(GROUPS), replace=False)
+            pools = {f"of {count}": (usual, count) for count in GROUPS}
+            for name, (others, count) in {**pools, "of a tenth": (tenth, max(GROUPS))}.items():
                 some = {level: group[level][:count] for level in LEVELS}
-                pool = joined(cells.of(others), some)
-                truth = np.arange(len(pool["high"])) >= len(pool["high"]) - count
-                weights = resampled(truth, rng)
-                measure = recall_at(len(truth) // 20)
-                for method, scores in cells.every_score(None, pool):
-                    rows[f"{kind} group {name}"].add(method, measure(scores, truth, weights))
-    return rows
+                jobs.append(
+                    partial(_found_group, seed, f"{kind} group {name}", cells.of(others), some)
+                )
+    return merged(at_once(jobs))
+
+
+def _found_group(seed: int, name: str, usual: Embedded, group: Embedded) -> Rows:
+    pool = joined(usual, group)
+    truth = np.arange(len(pool["high"])) >= len(usual["high"])
+    weights = resampled(truth, np.random.default_rng(seed))
+    measure, row = recall_at(len(truth) // 20), Row()
+    for method, scores in every_score(None, pool).items():
+        row.add(method, measure(scores, truth, weights))
+    return {name: row}
 
 
 @dataclass(frozen=True)
@@ -150,36 +166,38 @@ def calibration(cells: Cells, size: Size) -> Rows:
     it was, with a line that says so. `power`: found defects, where there was a promise. The other
     cell type is the whole pool's half, a fifth of it, or 24 cells; a false alarm is any clean cell.
     """
+    return merged(at_once([partial(_kept, cells, seed) for seed in range(size.rate_seeds)]))
+
+
+def _kept(cells: Cells, seed: int) -> Rows:
+    _, clean, defects = cells.split(seed)
+    known, fresh = np.array_split(clean, 2)
+    mono = cells.types[clean] == "mono"
+    one, same = np.array_split(clean[mono], 2)
+    other = clean[~mono]
+    few, some, many = (defects[: round(share * len(fresh))] for share in (0.05, 0.25, 0.47))
+    dirty = np.concatenate([known, defects[-round(0.03 * len(known)) :]])
+    half, mixed, monos = (Reference.of(cells.of(rows)) for rows in (known, dirty, one))
+    fifth = other[: round(0.25 * len(same))]
+    settings = {
+        "exchangeable, 5% defects": Setting(half, fresh, few),
+        "exchangeable, 20% defects": Setting(half, fresh, some),
+        "exchangeable, 32% defects": Setting(half, fresh, many),
+        "contaminated by 3%": Setting(mixed, fresh, some),
+        "shifted": Setting(monos, same, few, other),
+        "a fifth shifted": Setting(monos, same, few, fifth),
+        "a fifth shifted, by name": Setting(monos, same, few, fifth, "new"),
+        "24 shifted, by name": Setting(monos, same, few, other[:24], "new"),
+    }
     rows: Rows = defaultdict(Row)
-    with ThreadPoolExecutor(THREADS) as threads:
-        for seed in range(size.rate_seeds):
-            _, clean, defects = cells.split(seed)
-            known, fresh = np.array_split(clean, 2)
-            mono = cells.types[clean] == "mono"
-            one, same = np.array_split(clean[mono], 2)
-            other = clean[~mono]
-            few, some, many = (defects[: round(share * len(fresh))] for share in (0.05, 0.25, 0.47))
-            dirty = np.concatenate([known, defects[-round(0.03 * len(known)) :]])
-            half, mixed, monos = threads.map(Reference.of, map(cells.of, (known, dirty, one)))
-            fifth = other[: round(0.25 * len(same))]
-            settings = {
-                "exchangeable, 5% defects": Setting(half, fresh, few),
-                "exchangeable, 20% defects": Setting(half, fresh, some),
-                "exchangeable, 32% defects": Setting(half, fresh, many),
-                "contaminated by 3%": Setting(mixed, fresh, some),
-                "shifted": Setting(monos, same, few, other),
-                "a fifth shifted": Setting(monos, same, few, fifth),
-                "a fifth shifted, by name": Setting(monos, same, few, fifth, "new"),
-                "24 shifted, by name": Setting(monos, same, few, other[:24], "new"),
-            }
-            results = threads.map(partial(_promised, cells), settings.values())
-            for (name, setting), (promised, flagged) in zip(settings.items(), results, strict=True):
-                truth = cells.probability[setting.pool] == 1
-                wrong = np.mean(~truth[flagged]) if promised and len(flagged) else 0.0
-                rows[name].add("rate", float(wrong))
-                rows[name].add("withdrawn", float(not promised))
-                if promised:
-                    rows[name].add("power", float(truth[flagged].sum() / truth.sum()))
+    for name, setting in settings.items():
+        promised, flagged = _promised(cells, setting)
+        truth = cells.probability[setting.pool] == 1
+        wrong = np.mean(~truth[flagged]) if promised and len(flagged) else 0.0
+        rows[name].add("rate", float(wrong))
+        rows[name].add("withdrawn", float(not promised))
+        if promised:
+            rows[name].add("power", float(truth[flagged].sum() / truth.sum()))
     return rows
 
 
