@@ -70,7 +70,7 @@ def test_one_encoder_of_a_kind_is_kept_until_another_is_asked_for() -> None:
     whole, patches = share(device="cpu"), share_patches(device="cpu")
     assert share(device="cpu") is whole
     assert share_patches(device="cpu") is patches
-    assert share(device="cpu", precision="fp32") is not whole
+    assert share("efficientnet-lite2", device="cpu") is not whole
     assert share(device="cpu") is not whole
     assert share_patches(device="cpu") is patches
 
@@ -87,7 +87,7 @@ def test_workers_times_threads_are_the_cores(monkeypatch: pytest.MonkeyPatch) ->
     before = torch.get_num_threads()
     try:
         for workers in (1, hardware.cores()):
-            share(device="cpu", precision="fp32", workers=workers)
+            share("efficientnet-lite2", device="cpu", precision="fp32", workers=workers)
             assert torch.get_num_threads() * workers == hardware.cores()
     finally:
         torch.set_num_threads(before)
