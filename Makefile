@@ -33,7 +33,7 @@ bench-encode: $(VENV)/.bench ## measure decoding, encoding and ingest; QUICK=1 f
 bench-index: $(VENV)/.bench ## measure the index beside its rivals; QUICK=1 for a minute's worth
 	$(BIN)/python -m benchmarks.index $(if $(QUICK),--quick)
 
-bench-detect: $(VENV)/.rivals ## detection beside its rivals; QUICK=1 for one seed
+bench-detect: $(VENV)/.rivals ## detection beside its rivals; QUICK=1 for a minute's worth
 	$(BIN)/python -m benchmarks.detect $(if $(QUICK),--quick)
 
 bench-patches: $(VENV)/.bench ## scores of patches beside those of whole images
