@@ -14,7 +14,7 @@ from detectors.scores import LEAST, Floats, knn_distance
 
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
-NEAREST = 5
+NEAREST = 7
 """To so many of its context a sample's distance is taken."""
 LIKE = 20
 """The mean of so many neighbours is what a sample's like look like."""
@@ -111,7 +111,7 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
     """How far each of (n, d) vectors lies from its context, relative to what is usual there.
 
     vectors: of any level. neighbours: (n, k) rows, nearest first, of the level that tells kinds
-    apart, -1 for none. The distance is the mean to the 5 of the first 50 that are nearest here.
+    apart, -1 for none. The distance is the mean to the 7 of the first 50 that are nearest here.
     """
     near = neighbours[:, :CONTEXT]
     if not near.shape[1]:
