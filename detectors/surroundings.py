@@ -15,7 +15,10 @@ from detectors.scores import LEAST, Floats, knn_distance
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
 NEAREST = 7
-"""To so many of its context a sample's distance is taken."""
+"""To so many of its context a sample's distance is taken: fewer are hidden by alike faults. In a
+small pool, which has fewer of these, it is one for each `A_POOL_OF`, `FEWEST` at least."""
+A_POOL_OF = 150
+FEWEST = 3
 LIKE = 20
 """The mean of so many neighbours is what a sample's like look like."""
 COPY = 0.2
@@ -111,12 +114,13 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
     """How far each of (n, d) vectors lies from its context, relative to what is usual there.
 
     vectors: of any level. neighbours: (n, k) rows, nearest first, of the level that tells kinds
-    apart, -1 for none. The distance is the mean to the 7 of the first 50 that are nearest here.
+    apart, -1 for none. The distance is the mean to the 7 of the first 50 that are nearest here, in
+    pools of fewer than 1,050 to fewer, 3 at least.
     """
     near = neighbours[:, :CONTEXT]
     if not near.shape[1]:
         return np.ones(len(vectors))
-    nearest = min(NEAREST, near.shape[1])
+    nearest = min(max(len(vectors) // A_POOL_OF, FEWEST), NEAREST, near.shape[1])
     distance = np.zeros(len(vectors))
     for start in range(0, len(vectors), BLOCK):
         rows = slice(start, start + BLOCK)

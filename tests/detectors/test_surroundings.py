@@ -71,11 +71,13 @@ def test_a_sample_like_another_kind_is_strange_for_its_own(kinds):
     assert 0.7 < np.median(strange) < 1.3
 
 
-def test_the_distance_is_the_mean_to_the_nearest_seven_of_the_first_fifty(kinds):
-    vectors, neighbours = kinds
+@pytest.mark.parametrize(("samples", "nearest"), [(120, 3), (749, 4), (1050, 7), (3000, 7)])
+def test_the_distance_is_the_mean_to_the_nearest_of_the_first_fifty(samples, nearest, rng):
+    vectors = rng.normal(size=(samples, 4))
+    neighbours = rng.integers(0, samples, (samples, 60))
     first = neighbours[:, :50]
     gaps = np.linalg.norm(vectors[first] - vectors[:, None], axis=2)
-    mean = np.sort(gaps, axis=1)[:, :7].mean(axis=1)
+    mean = np.sort(gaps, axis=1)[:, :nearest].mean(axis=1)
     np.testing.assert_allclose(strange_for_its_kind(vectors, neighbours), relative(mean, first))
 
 
