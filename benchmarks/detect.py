@@ -111,8 +111,9 @@ def main() -> None:
     results: dict[str, Any] = {part: kept[part] for part in (*TABLES, "speed") if part in kept}
     compared = set(parts) & set(TABLES)
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(warm_up)  # else each forked process does
+        warm = thread.submit(warm_up)  # else each forked process does
         cells = Cells(QUICK_CELLS if options.quick else None) if compared else None
+        warm.result()
     for part in parts:
         if cells is not None and part in TABLES:
             with threadpool_limits(1):  # quicker for thousands of samples

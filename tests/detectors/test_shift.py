@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detectors.findings import OUTLIER, Budget, Policy
+from detectors.findings import Budget, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
 from detectors.shift import find_shifts, find_unlike
@@ -38,16 +38,13 @@ def test_a_new_camera_is_told_once_whatever_its_share(ordinary, samples):
     assert len(findings.flagged) <= 0.04 * 600
 
 
-def test_its_samples_are_judged_among_each_other(ordinary, pool_of):
-    pool = ordinary(600)
+def test_its_samples_are_judged_among_each_other(ordinary):
+    pool = of_sources(ordinary(600), ["new"] * 40 + ["old"] * 560)
     for X in pool.embeddings.values():
         X[:40, 3] += 2
         X[7, 3] += 2
-    pool = of_sources(pool_of(*pool.embeddings.values()), ["new"] * 40 + ["old"] * 560)
     findings = mine(pool, Policy(Budget(count=10)))
-    assert findings.flagged[0] == 7
-    assert findings.kinds == [OUTLIER] * 10
-    assert np.sum(findings.flagged < 40) <= 3  # a fifteenth of the pool, and the odd one
+    assert set(findings.flagged[findings.flagged < 40]) == {7}
 
 
 def test_how_far_it_lies_does_not_depend_on_its_share(ordinary):

@@ -147,10 +147,11 @@ def test_more_examples_teach(longtail, workspace: Workspace, example: str) -> No
     workspace.triggers.add("odd", near[:2])
     positive, _, wide = taught("--from", near[5], near[1][:12])
     assert positive == [near[0], near[1], near[5]]
-    assert wide
+    assert 0 < len(wide) <= len(positive)  # a thousandth of the pool for each, one sample here
     wrong, more = min(wide), next(each for each in near[2:5] if each != min(wide))
     positive, negative, narrow = taught("--not", near[5], wrong)
     assert (positive, negative) == (near[:2], [near[5], wrong])
+    assert len(narrow) <= len(positive)
     assert not narrow & {near[5], wrong}
     workspace.mine()
     workspace.verdict([more], "normal")
