@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from detectors import reasons
 from detectors.baseline import Baseline, fit_pool
-from detectors.calibration import Calibration, benjamini_hochberg, conformal_p_values, enough
+from detectors.calibration import Calibration, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
 from detectors.duplicates import beyond, one_of_each
 from detectors.feedback import rerank
@@ -84,12 +84,13 @@ def mine(
         p_value[np.isin(pool.sources, [shift.source for shift in shifts])] = np.nan
         unsettled = baseline.scales.z(raw, pool.sources)
         tail = conformal_p_values(measure(unsettled, baseline), known)
-    found, notes = _promised(p_value, calibration, pool, policy, baseline)
+    promised = _promised(p_value, calibration, pool, policy, baseline)
     deviation = baseline.deviation(z)
     broken = baseline.broken(z, policy.fault_threshold)
     at_fault = broken & _shows_in_capture(pool, z, baseline, reference)
-    if found is not None and p_value is not None:
-        found, notes = _without_faults(found, notes, p_value, at_fault, policy)
+    if policy.fdr is not None and p_value is not None:
+        promised = promised.without(at_fault, p_value, policy.fdr)
+    found = promised.found
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
@@ -161,7 +162,7 @@ def mine(
         group=group,
         group_distance=group_distance,
         shifts=shifts,
-        notes=[*notes, *_unscored(pool, policy)],
+        notes=[*promised.notes, *_unscored(pool, policy)],
         promised=found is not None,
         moved=len(np.setdiff1d(outliers, unmoved)),
         duplicate_of=duplicate_of,
@@ -217,25 +218,23 @@ def _promised(
     pool: Pool,
     policy: Policy,
     baseline: Baseline,
-) -> tuple[Mask | None, Sequence[str]]:
-    """The discoveries (n,) at the policy's rate, or None for the budget, and what to say."""
+) -> Promise:
+    """The discoveries at the policy's rate, if it asks for one and one can be promised."""
     if policy.fdr is None:
-        return None, [baseline.thinned] if baseline.thinned else []
+        return Promise(None, [baseline.thinned] if baseline.thinned else [])
     if baseline.thinned:
-        promised = Promise.none(baseline.thinned)
-    elif calibration is not None and p_value is not None and not policy.apart:
-        alike = partial(_alike, pool, baseline)
-        promised = promise(p_value, pool.sources, calibration, policy.fdr, alike)
-    elif policy.apart:
-        promised = Promise.none(
+        return Promise.none(baseline.thinned)
+    if policy.apart:
+        return Promise.none(
             "with 'apart' near-duplicates count once, and a rate of all samples says nothing "
             "of what is left"
         )
-    elif policy.detector in AGAINST_REFERENCE:
-        promised = Promise.none("there is no clean reference")
-    else:
-        promised = Promise.none(f"detector '{policy.detector}' has no p-values")
-    return promised.found, promised.notes
+    if calibration is not None and p_value is not None:
+        alike = partial(_alike, pool, baseline)
+        return promise(p_value, pool.sources, calibration, policy.fdr, alike)
+    if policy.detector in AGAINST_REFERENCE:
+        return Promise.none("there is no clean reference")
+    return Promise.none(f"detector '{policy.detector}' has no p-values")
 
 
 def _alike(pool: Pool, baseline: Baseline, rows: Ints) -> Mask:
@@ -268,24 +267,6 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
     within = gap <= FOREIGN * (np.median(usual) if len(usual) else 0.0)
     shows: Mask = (low >= CLEAR_Z) & (low >= high) & (high < ANOTHER_Z) & within
     return shows
-
-
-def _without_faults(
-    found: Mask, notes: Sequence[str], p_value: Floats, at_fault: Mask, policy: Policy
-) -> tuple[Mask, Sequence[str]]:
-    """The discoveries that stand where captures at fault prove nothing, and what to say.
-
-    Left in, they would lend the others a threshold. As the reference's own stay in its scores,
-    p-values are none too small.
-    """
-    if policy.fdr is None or not (found & at_fault).any():
-        return found, notes
-    asked = ~np.isnan(p_value)
-    left = np.zeros(len(found), dtype=bool)
-    left[asked] = benjamini_hochberg(np.where(at_fault, 1.0, p_value)[asked], policy.fdr)
-    left &= found
-    less = int(found.sum() - left.sum())
-    return left, [*notes, f"{less:,} of these are capture faults, or unproven without them"]
 
 
 def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[Ints, Ints]:

@@ -203,3 +203,17 @@ def test_sources_with_few_samples_of_the_reference_share_their_calibration(rng):
         with_odd(rng.normal(size=4850), 150), rng.normal(size=2500), sources, np.resize(names, 2500)
     )
     assert told.found[-150:].all()
+
+
+def test_faults_prove_nothing_beside_a_source_without_a_rate(rng):
+    """Half of source b has moved; its p-values lend no threshold, and so all of a's is unproven."""
+    sources, odd = ["a"] * 1000 + ["b"] * 1000, np.arange(2000) < 100
+    left = []
+    for _ in range(20):
+        reference = Calibration(rng.normal(size=5000), ["a"] * 2500 + ["b"] * 2500, enough(RATE))
+        scores = np.r_[rng.normal(size=1000), rng.normal(size=500), np.full(500, 8.0)]
+        p_values = reference.p_values(np.where(odd, 8.0, scores), sources)
+        told = promise(p_values, sources, reference, RATE)
+        assert told.found[:100].all()
+        left.append(told.without(odd, p_values, RATE).found.sum())
+    assert np.mean(left) < 0.5
