@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ from detectors.scores import (
     fit_scale,
     fit_trimmed,
 )
-from detectors.surroundings import at, over, theirs_without_it, usual
+from detectors.surroundings import COPY, MOST_STUCK, at, over, theirs_without_it, usual
 from schemas.errors import CorruptionError, UsageError
 from schemas.records import LEVELS, Level
 
@@ -93,6 +92,17 @@ class Scales:
         return Scales(self.pooled, {**self.of_source, **mine})
 
 
+def copies(isolation: Floats, sources: Sequence[str]) -> Mask:
+    """Who (n,) lies so near to its neighbours that it is a copy of these, such as a stuck camera's.
+
+    Those of each source by themselves: a camera that sees little change is not stuck.
+    """
+    copied = np.zeros(len(isolation), dtype=bool)
+    for rows in rows_by_source(sources).values():
+        copied[rows] = isolation[rows] < COPY * np.quantile(isolation[rows], MOST_STUCK)
+    return copied
+
+
 def fit_scales(raw: Measures, sources: Sequence[str], moved: Sequence[str] = ()) -> Scales:
     """Scales of the samples that gave `raw`, per source and pooled; as `learned` of the moved."""
     pooled = {name: fit_scale(values) for name, values in raw.items()}
@@ -102,10 +112,12 @@ def fit_scales(raw: Measures, sources: Sequence[str], moved: Sequence[str] = ())
 
 
 def _shrunk(raw: Measures, rows: np.ndarray, pooled: Mapping[str, Scale]) -> dict[str, Scale]:
-    weight = SOURCE_WEIGHT / (len(rows) + SOURCE_WEIGHT)
-    return {
-        name: fit_scale(values[rows]).towards(pooled[name], weight) for name, values in raw.items()
-    }
+    scales = {}
+    for name, values in raw.items():
+        known = np.count_nonzero(~np.isnan(values[rows]))
+        weight = SOURCE_WEIGHT / (known + SOURCE_WEIGHT)
+        scales[name] = fit_scale(values[rows]).towards(pooled[name], weight)
+    return scales
 
 
 def rows_by_source(sources: Sequence[str]) -> dict[str, np.ndarray]:
@@ -294,7 +306,7 @@ def _archive(path: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
             if header["format"] != FORMAT:
                 raise ValueError(f"its format is {header['format']}, not {FORMAT}")
             yield header, archive
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise many kinds
         raise CorruptionError(
             f"reference state '{path}' is damaged ({error}); "
             f"'longtail references --remove {path.parent.name}', and fit it again"
@@ -333,7 +345,8 @@ def fit_pool(
     """
     fits: dict[str, tuple[Gaussian, Floats]] = {}
     fits |= {each: fit_trimmed(pool.embeddings[each]) for each in LEVELS}
-    raw = from_pool(pool, neighbours) | among_neighbours(pool, level, neighbours)
+    raw = from_pool(pool, neighbours)
+    raw |= among_neighbours(pool, level, neighbours, copies(raw[ISOLATION], pool.sources))
     fitted = _baseline(pool, level, neighbours, fits, raw, {}, moved)
     far = far_from_most(pool, level, fitted.z, moved)
     return replace(fitted, z={**fitted.z, **far})
@@ -350,7 +363,9 @@ def _baseline(
 ) -> Baseline:
     raw = {**others}
     raw |= {each: distance for each, (_, distance) in fits.items()}
-    scales = fit_scales(raw, samples.sources, moved)
+    copied = copies(raw[ISOLATION], samples.sources)  # else they would be what is usual
+    known = {name: np.where(copied, np.nan, values) for name, values in raw.items()}
+    scales = fit_scales(known, samples.sources, moved)
     return Baseline(
         gaussians={each: gaussian for each, (gaussian, _) in fits.items()},
         scales=scales,

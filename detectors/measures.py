@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.pool import Pool
-from detectors.scores import GROUP_Z, STRANGE_Z, Floats, fit_trimmed, knn_distance
+from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_trimmed, knn_distance
 from detectors.surroundings import beside_its_like, relative, strange_for_its_kind
 from schemas.records import LEVELS, Level
 
@@ -27,7 +27,7 @@ PARTS = "parts"
 """The distance of the other levels to what the scored one lets expect: what looks right as a whole
 may have parts or a texture that its like do not."""
 PATCH = "patch"
-"""The distance of the strangest spot; where that is unknown it is the usual one."""
+"""The distance of the strangest spot."""
 CROWDED = "crowd"
 """The distance to the last of a crowd of neighbours, relative to theirs."""
 APART = "apart"
@@ -96,18 +96,21 @@ def from_pool(pool: Pool, neighbours: int) -> dict[str, Floats]:
     """The measures that need no fit, and mean the same against a reference."""
     raw = {ISOLATION: knn_distance(pool.distances, neighbours)}
     if pool.patches is not None:
-        raw[PATCH] = pool.patches.known()
+        raw[PATCH] = np.asarray(pool.patches.score, dtype=np.float64)
     return raw
 
 
-def among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Floats]:
-    """The measures of a sample by its neighbours' own, where these are of the pool."""
+def among_neighbours(pool: Pool, level: Level, neighbours: int, copied: Mask) -> dict[str, Floats]:
+    """The measures of a sample by its neighbours' own, where these are of the pool.
+
+    copied: (n,) who are copies of others.
+    """
     crowd = crowd_of(len(pool), neighbours)
     near, distances = pool.neighbours[:, :crowd], pool.distances[:, :crowd]
-    raw = {LOCAL: relative(knn_distance(distances, neighbours), near)}
-    raw[CROWDED] = relative(_last(distances), near)
+    raw = {LOCAL: relative(knn_distance(distances, neighbours), near, copied)}
+    raw[CROWDED] = relative(_last(distances), near, copied)
     for each in LEVELS:
-        raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours)
+        raw[kind(each)] = strange_for_its_kind(pool.embeddings[each], pool.neighbours, copied)
     for each in {level, SECOND}:
         left = beside_its_like(pool.embeddings[each], pool.neighbours)
         raw[like(each)] = fit_trimmed(left)[1]
@@ -116,4 +119,5 @@ def among_neighbours(pool: Pool, level: Level, neighbours: int) -> dict[str, Flo
 
 def _last(distances: NDArray[np.floating]) -> Floats:
     """The farthest of each sample's neighbours that there are (n,), 0 where there are none."""
-    return np.asarray(np.max(np.nan_to_num(distances), axis=1, initial=0.0), dtype=np.float64)
+    there = np.where(np.isfinite(distances), distances, 0.0)
+    return np.asarray(np.max(there, axis=1, initial=0.0), dtype=np.float64)

@@ -7,7 +7,6 @@ outliers and faults --> groups, reasons, nearest normal samples
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 
@@ -41,8 +40,8 @@ FOREIGN = 2.0
 ANOTHER_Z = 10.0
 """So far out at the highest level an image shows something else, whatever its texture: among many
 kinds none lies twice as far from the centre."""
-BLOCK = 1024
-"""Flags compared with the whole pool at a time: bounds the memory of the exact search."""
+BLOCK = 2**24
+"""Distances from flags to normal samples that are held at a time: 200 MB."""
 
 
 def mine(
@@ -98,10 +97,10 @@ def mine(
     # A promised rate is that of all discoveries together, those included that were judged.
     candidates = np.flatnonzero((score > 0) & ~judged & ~at_fault if found is None else found)
     count = policy.budget.of(len(pool)) if found is None else len(candidates)
-    (outliers, duplicate_of), (unmoved, _) = (
-        _taken(pool, candidates[np.argsort(-worth[candidates], kind="stable")], count, policy)
-        for worth in (merit, prior)
-    )
+    outliers, duplicate_of = _taken(pool, candidates, merit, count, policy)
+    unmoved = outliers
+    if reviews is not None:
+        unmoved, _ = _taken(pool, candidates, prior, count, policy)
     copies = np.flatnonzero(duplicate_of >= 0)
 
     faults = np.setdiff1d(np.flatnonzero(broken & ~judged), np.concatenate([outliers, copies]))
@@ -269,8 +268,12 @@ def _shows_in_capture(pool: Pool, z: Measures, baseline: Baseline, reference: Po
     return shows
 
 
-def _taken(pool: Pool, candidates: Ints, count: int, policy: Policy) -> tuple[Ints, Ints]:
-    """The first `count` candidates, and the one of them that each sample (n,) is counted with."""
+def _taken(
+    pool: Pool, candidates: Ints, worth: Floats, count: int, policy: Policy
+) -> tuple[Ints, Ints]:
+    """The `count` candidates that are worth (n,) the most, the first first, and the one of them
+    that each sample (n,) is counted with."""
+    candidates = candidates[np.argsort(-worth[candidates], kind="stable")]
     duplicate_of = np.full(len(pool), -1, dtype=np.int64)
     if not policy.apart:
         return candidates[:count], duplicate_of
@@ -355,8 +358,9 @@ def nearest_of(
         return rows, distances
     N = vectors[normal]
     squares = np.einsum("ij,ij->i", N, N)
-    for start in range(0, len(flags), BLOCK):
-        block = slice(start, start + BLOCK)
+    step = max(BLOCK // len(N), 1)
+    for start in range(0, len(flags), step):
+        block = slice(start, start + step)
         queries = flags[block]
         # Without the queries' own norms, which change no order.
         closest = np.argpartition(squares - 2 * np.inner(queries, N), m - 1, axis=1)[:, :m]

@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist, pdist
 from detectors.measures import APART, ISOLATION, REMOTE, SECOND, Measures
 from detectors.pool import Pool
 from detectors.scores import GROUP_Z, STRANGE_Z, Floats, Mask, fit_bulk, fit_scale, to_median
+from detectors.surroundings import MOST_STUCK
 from schemas.records import LEVELS, Level
 
 FEW, RARE = 10, 1 / 15
@@ -44,18 +45,19 @@ def far_from_most(
     """
     stayed = ~np.isin(pool.sources, moved)
     to_middle = {each: to_median(pool.embeddings[each]) for each in LEVELS}
+    judged = stayed & (fitted[ISOLATION] > -STRANGE_Z)  # copies are no population
+    usual = judged if judged.sum() >= (1 - MOST_STUCK) * stayed.sum() else stayed
     bulk = {
-        each: _scaled(fit_bulk(pool.embeddings[each], start)[1], stayed)
+        each: _scaled(fit_bulk(pool.embeddings[each], start)[1], usual)
         for each, start in to_middle.items()
     }
     # A level that the encoder lacks is the same for all.
     there = [each for each, z in bulk.items() if z.any()] or [level]
     asked = [each for each in there if each in (level, SECOND)] or there
-    middle = [_scaled(to_middle[each], stayed) for each in asked]
+    middle = [_scaled(to_middle[each], usual) for each in asked]
     apart: Floats = np.min([bulk[each] for each in asked], axis=0)
     remote: Floats = np.sum(middle, axis=0) / np.sqrt(len(middle))
     lesser: Floats = np.min([bulk[each] for each in there], axis=0)
-    judged = stayed & (fitted[ISOLATION] > -STRANGE_Z)  # copies are no population
     has_room = np.min([fitted[each] for each in asked], axis=0) < GROUP_Z
 
     def ordinary(members: Mask) -> Mask:
@@ -73,9 +75,9 @@ def far_from_most(
     }
 
 
-def _scaled(distances: Floats, stayed: Mask) -> Floats:
-    """In robust deviations of those that stayed (n,), 0 throughout where all are the same."""
-    return fit_scale(distances[stayed]).z(distances)
+def _scaled(distances: Floats, usual: Mask) -> Floats:
+    """In robust deviations of those that are usual (n,), 0 throughout where all are the same."""
+    return fit_scale(distances[usual]).z(distances)
 
 
 def _foreign(

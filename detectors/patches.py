@@ -6,7 +6,6 @@ thousand patches that cover all of them (PatchCore, Roth et al., 2106.08265).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,14 +66,15 @@ class Bank:
     @classmethod
     def load(cls, path: Path) -> Bank:
         """What `save` wrote. Raises CorruptionError for anything else."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            try:
+                archive = np.load(file, allow_pickle=False)
                 return cls(archive["patches"], archive["owners"], float(archive["usual"]))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CorruptionError(
-                f"the bank of patches '{path}' is damaged ({error}); restore it, or make a new "
-                "workspace: without it patch scores mean nothing"
-            ) from error
+            except Exception as error:  # of damaged bytes zipfile and NumPy raise many kinds
+                raise CorruptionError(
+                    f"the bank of patches '{path}' is damaged ({error}); restore it, or make a "
+                    "new workspace: without it patch scores mean nothing"
+                ) from error
 
 
 def fit_bank(patches: Vectors, sample_ids: Sequence[str], size: int = BANK_SIZE) -> Bank:

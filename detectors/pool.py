@@ -36,7 +36,8 @@ class Pool:
 
     embeddings: (n, d) finite float32 per level. quality: (n,) per statistic, NaN where unknown.
     distances: (n, k) float32, Euclidean on the scored level to the k nearest other samples of
-    the pool (of the reference, if the run has one), nearest first, NaN where there are fewer.
+    the pool (of the reference, if the run has one), nearest first; NaN or infinite where there are
+    fewer, or a search found fewer.
     neighbours: (n, k) rows that those distances are to, of the pool or of the baseline's `fitted`;
     -1 where there are fewer, or one that is not of these.
     times: (n,) datetime64, when each was captured or else ingested, NaT where unknown; None where

@@ -22,8 +22,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from detectors.baseline import Baseline
 from detectors.disagreement import DOUBTS, NONE_SAID
 from detectors.measures import ISOLATION, Measures
 from detectors.pool import Patches, Pool
-from detectors.scores import Floats, as_matrix
+from detectors.scores import Floats, Gaussian, as_matrix
 from schemas.errors import UsageError
 from schemas.records import LEVELS
 
@@ -168,7 +170,7 @@ def _of_module(name: str, path: str) -> Detector:
         raise UsageError(f"detector '{name}' cannot be imported: {_said(error)}{hint}") from error
     if not callable(found):
         raise UsageError(f"detector '{name}' is a {type(found).__name__}, not a function")
-    return lambda pool, baseline: found(_read_only(pool), baseline)
+    return lambda pool, baseline: found(_read_only(pool), _read_only(baseline))
 
 
 def _read_only(value: Any) -> Any:
@@ -178,7 +180,7 @@ def _read_only(value: Any) -> Any:
         value.flags.writeable = False
     elif isinstance(value, Mapping):
         value = {name: _read_only(each) for name, each in value.items()}
-    elif isinstance(value, Pool | Patches):
+    elif isinstance(value, Pool | Patches | Baseline | Gaussian):
         names = [field.name for field in fields(value)]
         value = replace(value, **{name: _read_only(getattr(value, name)) for name in names})
     return value
@@ -187,12 +189,7 @@ def _read_only(value: Any) -> Any:
 def _of_pyod(name: str, class_name: str) -> Detector:
     if not class_name.isidentifier():
         raise UsageError(f"detector '{name}' names no class; give one of PyOD's, pyod:IForest say")
-    try:
-        module = importlib.import_module(f"pyod.models.{class_name.lower()}")
-    except ModuleNotFoundError as error:
-        if error.name == f"pyod.models.{class_name.lower()}":
-            raise UsageError(f"detector '{name}': PyOD has no module of this name") from error
-        raise UsageError(f"detector '{name}' needs more; pip install {error.name}") from error
+    module = _pyod_module(name, class_name)
     found = getattr(module, class_name, None)
     if found is None:
         classes = {each.lower(): each for each in dir(module) if each != each.lower()}
@@ -212,6 +209,19 @@ def _of_pyod(name: str, class_name: str) -> Detector:
         return np.asarray(model.decision_scores_)
 
     return fit
+
+
+def _pyod_module(name: str, class_name: str) -> ModuleType:
+    """The module of a class: pyod.models.iforest of IForest, pyod.models.deep_svdd of DeepSVDD."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
+    for path in dict.fromkeys((f"pyod.models.{class_name.lower()}", f"pyod.models.{words}")):
+        try:
+            return importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                needed = f"detector '{name}' needs more; pip install {error.name}"
+                raise UsageError(needed) from error
+    raise UsageError(f"detector '{name}': PyOD has no module of this name")
 
 
 def _checked(name: str, found: Detector) -> Detector:

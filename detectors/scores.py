@@ -24,6 +24,8 @@ NORMAL_MEAN_AD = 1.2533
 """The same for the mean absolute deviation."""
 LEAST = 1e-6
 """Smaller distances are taken for this one: below lie rounding errors, and log 0."""
+ROUNDING = 1e-9
+"""Distances whose ratio is nearer to 1 than this are equal."""
 BLOCK = 16_384
 """Samples measured at a time: bounds the memory."""
 NOTABLE_Z = 3.0
@@ -270,14 +272,16 @@ def fit_scale(distances: NDArray[np.floating]) -> Scale:
     """Median and MAD (Iglewicz and Hoaglin, 1993) of log distances, in normal deviations.
 
     Where more than half of the values are equal the MAD is 0 and the mean absolute deviation
-    takes its place. NaN stands for a distance that is unknown.
+    takes its place; so are values that differ by rounding errors. NaN stands for a distance that is
+    unknown.
     """
     known = np.asarray(distances)[~np.isnan(distances)]
     if len(known) == 0:
         return Scale(0.0, 0.0)
     values = _log(known)
     centre = float(np.median(values))
-    return Scale(centre, _spread(values - centre))
+    deviation = values - centre
+    return Scale(centre, _spread(np.where(np.abs(deviation) < ROUNDING, 0.0, deviation)))
 
 
 def linear_z(values: Floats) -> Floats:

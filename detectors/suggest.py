@@ -51,7 +51,7 @@ def suggest(
     label = np.asarray(is_edge_case, dtype=bool)
     left = np.setdiff1d(np.arange(len(X)), known)
     count = min(count, len(left), MOST_CANDIDATES)
-    if count == 0:
+    if count <= 0:
         return []
     if len(known) >= FEWEST_LABELS and label.any() and not label.all():
         return [Suggestion(int(row), "uncertain") for row in _doubted(X, known, label, left, count)]
@@ -70,6 +70,8 @@ def representatives(X: Floats, rows: Ints, count: int, labelled: Ints) -> Ints:
     Greedily those that lessen the variance of a ridge regression's predictions most, given the
     `labelled` rows (transductive experimental design; Yu, Bi and Tresp, 2006).
     """
+    if not len(rows):
+        return rows
     if len(rows) > MOST_CANDIDATES:
         rows = np.random.default_rng(0).choice(rows, MOST_CANDIDATES, replace=False)
     centre = X[rows].mean(axis=0)

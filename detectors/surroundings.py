@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.scores import LEAST, Floats, knn_distance
+from detectors.scores import LEAST, Floats, Mask, knn_distance
 
 CONTEXT = 50
 """So many neighbours are the context of a sample."""
@@ -24,18 +24,21 @@ LIKE = 20
 COPY = 0.2
 """Below this share of the median a distance is one between copies: a stuck camera's images are no
 dense surroundings, beside which everything else is far."""
+MOST_STUCK = 0.75
+"""Of a source that repeats itself more than that, the rest is what is strange."""
 BLOCK = 128
 """Samples held against their neighbours at a time: these stay in the processor's cache."""
 
 
-def relative(values: Floats, neighbours: NDArray[np.integer]) -> Floats:
+def relative(values: Floats, neighbours: NDArray[np.integer], copied: Mask | None = None) -> Floats:
     """Each of (n,) distances over the geometric mean of its neighbours', above 1 for stranger.
 
     This is what makes an outlier factor local (Breunig et al., 2000): where all are far apart, to
     be far is nothing strange. Of a copy nothing can be said, it is NaN; as a neighbour it counts as
-    the median. neighbours: (n, k) rows, -1 for none; without any it is 1.
+    the median. neighbours: (n, k) rows, -1 for none; without any it is 1. copied: (n,) copies that
+    are known already, which have no part in the median.
     """
-    ratio, middle = np.empty(len(values)), usual(values)
+    ratio, middle = np.empty(len(values)), usual(values if copied is None else values[~copied])
     for start in range(0, len(values), BLOCK):
         rows = slice(start, start + BLOCK)
         ratio[rows] = over(values[rows], at(values, neighbours[rows]), middle)
@@ -110,12 +113,14 @@ def beside_its_like(vectors: NDArray[np.floating], neighbours: NDArray[np.intege
     return left
 
 
-def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.integer]) -> Floats:
+def strange_for_its_kind(
+    vectors: NDArray[np.floating], neighbours: NDArray[np.integer], copied: Mask | None = None
+) -> Floats:
     """How far each of (n, d) vectors lies from its context, relative to what is usual there.
 
     vectors: of any level. neighbours: (n, k) rows, nearest first, of the level that tells kinds
     apart, -1 for none. The distance is the mean to the 7 of the first 50 that are nearest here, in
-    pools of fewer than 1,050 to fewer, 3 at least.
+    pools of fewer than 1,050 to fewer, 3 at least. copied: as `relative`.
     """
     near = neighbours[:, :CONTEXT]
     if not near.shape[1]:
@@ -131,4 +136,4 @@ def strange_for_its_kind(vectors: NDArray[np.floating], neighbours: NDArray[np.i
         exists = np.isfinite(closest)
         total = np.where(exists, closest, 0.0).sum(axis=1)
         distance[rows] = total / np.maximum(exists.sum(axis=1), 1)
-    return relative(distance, near)
+    return relative(distance, near, copied)

@@ -13,6 +13,8 @@ from detectors.scores import Floats, Mask, as_matrix
 LONE_REACH = 0.001
 """Share of a pool that each example of a trigger reaches at most, until verdicts say more."""
 JUST_BELOW = 1 - 1e-9
+BLOCK = 4096
+"""Samples held against the examples at a time: bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,15 @@ class Trigger:
 
     def distance(self, vectors: NDArray[np.floating]) -> Floats:
         """Distance (n,) to the nearest positive example, infinite where a negative is nearer."""
-        X = as_matrix(vectors)
-        near = np.asarray(cdist(X, as_matrix(self.positive)).min(axis=1), dtype=np.float64)
-        if len(self.negative):
-            against = cdist(X, as_matrix(self.negative)).min(axis=1)
-            near[against <= near] = np.inf
+        P, N = as_matrix(self.positive), self.negative
+        near = np.empty(len(vectors))
+        for start in range(0, len(vectors), BLOCK):
+            rows = slice(start, start + BLOCK)
+            X = as_matrix(vectors[rows])
+            near[rows] = cdist(X, P).min(axis=1)
+            if len(N):
+                against = cdist(X, as_matrix(N)).min(axis=1)
+                near[rows][against <= near[rows]] = np.inf
         return near
 
     def matches(self, vectors: NDArray[np.floating]) -> Mask:

@@ -102,7 +102,9 @@ class Mining(_Section):
         0, ge=0, lt=2, description="samples within this distance of each other count once; 0: all"
     )
     fault_threshold: float = Field(
-        3, gt=0, description="capture fault: mean robust z over the levels from this on"
+        3,
+        gt=0,
+        description="capture fault: robust z over all levels from this on, and 3 at the lowest",
     )
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from index.search import Snapshot
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_BLOCK = 65_536
 _SAYS_NO = ("normal", "junk")
 
 SKIPPED = "skipped_triggers"
@@ -269,8 +268,7 @@ def _matches(
     trigger = _learned(query, snapshot, verdicts, vectors)
     if trigger is None:
         return []
-    blocks = range(0, len(rows), _BLOCK)
-    distance = np.concatenate([trigger.distance(vectors[i : i + _BLOCK]) for i in blocks])
+    distance = trigger.distance(vectors)
     inside = np.flatnonzero(distance <= trigger.reach)
     inside = inside[np.argsort(distance[inside], kind="stable")]
     no = {one for one, given in verdicts.items() if given.label in _SAYS_NO}

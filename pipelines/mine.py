@@ -201,11 +201,12 @@ def _places(
 
 def _gather(paths: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """What the blocks in these files found, in the order of the live rows."""
-    blocks = [np.load(path) for path in paths]
-    places, nearest, distances = (
-        np.concatenate([block[name] for block in blocks])
-        for name in ("places", "nearest", "distances")
-    )
+    found: dict[str, list[np.ndarray]] = {"places": [], "nearest": [], "distances": []}
+    for path in paths:
+        with np.load(path) as block:
+            for name, arrays in found.items():
+                arrays.append(block[name])
+    places, nearest, distances = map(np.concatenate, found.values())
     order = np.argsort(places)
     return nearest[order], distances[order]
 
