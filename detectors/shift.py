@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from detectors.baseline import rows_by_source
-from detectors.measures import Measures
+from detectors.baseline import copies, rows_by_source
+from detectors.measures import NEIGHBOURS, Measures
 from detectors.pool import Pool
-from detectors.scores import Floats, Ints, fit_bulk, fit_scale
+from detectors.scores import Floats, Ints, fit_bulk, fit_scale, knn_distance
 from schemas.records import LEVELS, Level
 
 FEWEST = 30
@@ -140,11 +140,14 @@ def _outside(pool: Pool, rows_of: Mapping[str, Ints]) -> dict[str, tuple[Measure
     Sources that are larger than all others together are left out.
     """
     z: dict[str, tuple[Measures, Measures]] = {}
+    copied = copies(knn_distance(pool.distances, NEIGHBOURS), pool.sources)
     for part in _parts(rows_of):
         rows = np.concatenate([rows_of[source] for source in part])
         others = np.setdiff1d(np.arange(len(pool)), rows)
         if len(others) < max(FEWEST, len(rows)):
             continue
+        seen_once = others[~copied[others]]  # a stuck camera does not say what is usual
+        others = seen_once if len(seen_once) >= FEWEST else others
         if len(others) > ENOUGH:
             others = np.random.default_rng(0).choice(others, ENOUGH, replace=False)
         fits = {level: fit_bulk(pool.embeddings[level][others]) for level in LEVELS}

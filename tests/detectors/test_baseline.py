@@ -33,6 +33,21 @@ def test_a_damaged_state_is_named_with_the_way_out(damage, ordinary, tmp_path):
         Baseline.load(path)
 
 
+def test_a_state_with_a_damaged_byte_is_read_or_named(rng, ordinary, tmp_path):
+    path = tmp_path / "known.npz"
+    fit_reference(ordinary(20)).save(path)
+    whole, named = path.read_bytes(), 0
+    for place in rng.integers(len(whole), size=200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            Baseline.load(path)
+        except CorruptionError:
+            named += 1
+    assert named > 150
+
+
 def test_a_score_means_the_same_whatever_else_is_in_the_pool(ordinary):
     reference = ordinary(300)
     baseline = fit_reference(reference)
@@ -77,6 +92,13 @@ def test_a_reference_of_two_kinds_tells_what_is_far_for_the_denser_one(rng, unit
     local, isolation = findings.z[LOCAL], findings.z[ISOLATION]
     assert local[:5].min() > local[5:].max()
     assert isolation[:5].max() < np.median(isolation[-200:])
+
+
+def test_a_source_of_which_a_measure_is_unknown_is_judged_by_all(rng):
+    sources = ["known"] * 500 + ["unknown"] * 500
+    raw = {"patch": np.r_[np.exp(rng.normal(size=500)), np.full(500, np.nan)]}
+    scales = fit_scales(raw, sources)
+    assert scales.of_source["unknown"]["patch"] == scales.pooled["patch"]
 
 
 def test_copies_in_a_reference_say_nothing_of_what_is_usual(rng, unit, pool_of):

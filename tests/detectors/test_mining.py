@@ -6,6 +6,7 @@ import pytest
 from detectors.baseline import fit_reference
 from detectors.findings import Budget, Policy, Reviews
 from detectors.mining import mine
+from detectors.pool import Patches
 
 
 def test_finds_single_outliers_and_a_group_of_alike_ones(levels, rng, pool_of, displaced, unit):
@@ -74,6 +75,46 @@ def test_a_stuck_camera_makes_no_ordinary_image_strange(levels, rng, pool_of, un
         findings = mine(pool_of(*stuck), Policy(Budget(count=12), apart=apart))
         assert findings.score[1:600].max() < usual.score.max() + 1
         assert findings.broken.sum() <= usual.broken.sum() + 1
+
+
+@pytest.mark.parametrize("sources", [1, 3])
+def test_a_camera_that_was_stuck_most_of_the_time_makes_no_ordinary_image_strange(
+    sources, levels, rng, pool_of, displaced, unit
+):
+    """Two thirds of one camera's images are one; the rest, and what is odd, count as ever."""
+    rows = np.repeat(np.arange(200), [401, *[1] * 199]) if sources > 1 else np.arange(600)
+    rows = np.r_[rows, np.arange(200, 600)] if sources > 1 else np.r_[np.full(1200, 0), rows]
+    odd = [
+        displaced(X, np.arange(590, 600), 3, by) for X, by in zip(levels, (0, 1, 1), strict=True)
+    ]
+    copied = [unit(X[rows] + 1e-3 * rng.normal(size=(len(rows), X.shape[1]))) for X in odd]
+    names = np.minimum(rows // 200, sources - 1).astype(str).tolist()
+    pool = replace(pool_of(*copied), sources=names)
+    findings = mine(pool, Policy(Budget(count=10)))
+    assert set(rows[findings.flagged[:10]]) == set(range(590, 600))
+    assert findings.kinds.count("capture_fault") <= 3
+
+
+def test_a_neighbour_that_a_search_did_not_find_is_none(levels, pool_of):
+    """An approximate index gives back fewer than were asked for, and infinity for the rest."""
+    pool = pool_of(*levels)
+    found = []
+    for missing in (np.nan, np.inf):
+        distances, neighbours = pool.distances.copy(), pool.neighbours.copy()
+        distances[::3, 20:], neighbours[::3, 20:] = missing, -1
+        found.append(mine(replace(pool, distances=distances, neighbours=neighbours), Policy()))
+    np.testing.assert_array_equal(found[0].score, found[1].score)
+    assert found[1].z["crowd"].max() < 7
+
+
+@pytest.mark.parametrize("unknown", [0.3, 0.49])
+def test_spots_that_nobody_looked_for_make_the_others_no_stranger(unknown, rng, levels, pool_of):
+    score = np.exp(0.1 * rng.normal(size=600))
+    score[rng.permutation(600)[: int(unknown * 600)]] = np.nan
+    pool = replace(pool_of(*levels), patches=Patches(score, *np.full((2, 600), 0.5)))
+    z = mine(pool, Policy()).z["patch"]
+    assert 0.8 < z[~np.isnan(score)].std() < 1.2
+    assert (z[np.isnan(score)] == 0).all()
 
 
 def test_to_name_the_sources_makes_no_ordinary_minority_strange(levels, pool_of, displaced, unit):

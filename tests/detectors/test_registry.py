@@ -189,6 +189,11 @@ def test_a_users_function_is_found_by_its_module(ordinary, monkeypatch):
         ),
         ("def f(pool, baseline): pool.patches.score[0] = 1", "failed: ValueError: .* read-only$"),
         ("def f(pool, baseline): pool.distances.sort()", "failed: ValueError: .* read-only$"),
+        ("def f(pool, baseline): baseline.z['low'][:] = 9", "failed: ValueError: .* read-only$"),
+        (
+            "def f(pool, baseline): baseline.gaussians['low'].mean[0] = 9",
+            "failed: ValueError: .* read-only$",
+        ),
         ("def f(pool, baseline): return [1.0]", "must give 6 finite scores, not "),
     ],
 )
@@ -244,10 +249,17 @@ def test_pyod_detectors_give_the_same_scores_every_time(ordinary):
     np.testing.assert_array_equal(first.score, second.score)
 
 
+def test_a_pyod_detector_is_found_whatever_its_module_is_called(ordinary):
+    """Its module is auto_encoder."""
+    findings = mine(ordinary(100, wild=1), Policy(Budget(count=1), detector="pyod:AutoEncoder"))
+    assert findings.flagged.tolist() == [99]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("pyod:LSCP", "cannot be used"),
+        ("pyod:NoSuchThing", "no module of this name"),
         ("pyod:", "names no class"),
         ("pyod:iforest", "has no class 'iforest'; did you mean 'pyod:IForest'"),
     ],

@@ -186,3 +186,5 @@ def test_no_more_than_there_are():
     assert [s.row for s in suggest(50, np.eye(3), np.array([1.0, 3, 2]))] == [1, 2, 0]
     assert suggest(5, np.eye(2), np.zeros(2), [0, 1], [True, False]) == []
     assert suggest(5, np.zeros((0, 2)), np.zeros(0)) == []
+    assert suggest(-1, np.eye(2), np.zeros(2)) == []
+    assert [s.row for s in suggest(5, np.eye(2), np.zeros(2), [0], [True])] == [1]

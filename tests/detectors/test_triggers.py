@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from detectors.triggers import learn, learn_from_words
+from detectors import triggers
+from detectors.triggers import Trigger, learn, learn_from_words
 
 AXES = np.eye(3)
 
@@ -46,6 +47,15 @@ def test_unlike_examples_do_not_mean_all_that_lies_between(scattered):
 def test_a_sample_nearer_to_a_negative_example_never_matches():
     trigger = learn(np.array([near(0, 0), near(0, 0.4)]), np.array([near(0, 0.2)]), AXES)
     assert not trigger.matches(np.array([near(0, 0.19)])).any()
+
+
+def test_many_samples_are_asked_as_few_are(scattered, monkeypatch):
+    trigger = Trigger(scattered[:3], scattered[3:9], np.inf)
+    distance = trigger.distance(scattered)
+    assert np.isinf(distance[3:9]).all()
+    assert np.isfinite(distance).sum() > 100
+    monkeypatch.setattr(triggers, "BLOCK", 7)
+    np.testing.assert_array_equal(trigger.distance(scattered), distance)
 
 
 def test_no_sample_but_the_examples_leaves_their_copies():
