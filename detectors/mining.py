@@ -83,18 +83,15 @@ def mine(
         p_value[np.isin(pool.sources, [shift.source for shift in shifts])] = np.nan
         unsettled = baseline.scales.z(raw, pool.sources)
         tail = conformal_p_values(measure(unsettled, baseline), known)
-    promised = _promised(p_value, calibration, pool, policy, baseline)
     deviation = baseline.deviation(z)
     broken = baseline.broken(z, policy.fault_threshold)
     at_fault = broken & _shows_in_capture(pool, z, baseline, reference)
-    if policy.fdr is not None and p_value is not None:
-        promised = promised.without(at_fault, p_value, policy.fdr)
+    judged = np.isin(pool.sample_ids, [] if reviews is None else list(reviews.sample_ids))
+    promised = _promised(p_value, calibration, pool, policy, baseline, at_fault | judged)
     found = promised.found
 
     prior = share_below(score)
     merit = prior if reviews is None else _merit(score, pool, policy, reviews)
-    judged = np.isin(pool.sample_ids, [] if reviews is None else list(reviews.sample_ids))
-    # A promised rate is that of all discoveries together, those included that were judged.
     candidates = np.flatnonzero((score > 0) & ~judged & ~at_fault if found is None else found)
     count = policy.budget.of(len(pool)) if found is None else len(candidates)
     outliers, duplicate_of = _taken(pool, candidates, merit, count, policy)
@@ -217,6 +214,7 @@ def _promised(
     pool: Pool,
     policy: Policy,
     baseline: Baseline,
+    aside: Mask,
 ) -> Promise:
     """The discoveries at the policy's rate, if it asks for one and one can be promised."""
     if policy.fdr is None:
@@ -230,7 +228,7 @@ def _promised(
         )
     if calibration is not None and p_value is not None:
         alike = partial(_alike, pool, baseline)
-        return promise(p_value, pool.sources, calibration, policy.fdr, alike)
+        return promise(p_value, pool.sources, calibration, policy.fdr, alike, aside)
     if policy.detector in AGAINST_REFERENCE:
         return Promise.none("there is no clean reference")
     return Promise.none(f"detector '{policy.detector}' has no p-values")

@@ -15,7 +15,7 @@ moved far, or a fifth by some two deviations. It is told where that part is a so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest, cramervonmises_2samp, norm
@@ -57,33 +57,16 @@ class Promise:
     """What a run may promise.
 
     found: (n,) the discoveries, or None where no rate is promised. notes: one line each: the
-    sources without a rate, and last what is promised, or why nothing is. kept: (n,) the samples
-    among which the discoveries are, None where no rate is promised.
+    sources without a rate, and last what is promised, or why nothing is.
     """
 
     found: Mask | None
     notes: Sequence[str]
-    kept: Mask | None = None
 
     @classmethod
     def none(cls, why: str) -> Promise:
         """No rate, for a reason that is a clause."""
         return cls(None, [f"no rate is promised, ranked to the budget instead: {why}"])
-
-    def without(self, faults: Mask, p_values: Floats, rate: float) -> Promise:
-        """What stands of it where captures at fault (n,) prove nothing.
-
-        Left in, they would lend the others a threshold. As the reference's own stay in its scores,
-        p-values are none too small.
-        """
-        if self.found is None or self.kept is None or not (self.found & faults).any():
-            return self
-        left = np.zeros(len(self.found), dtype=bool)
-        left[self.kept] = benjamini_hochberg(np.where(faults, 1.0, p_values)[self.kept], rate)
-        left &= self.found
-        less = int(self.found.sum() - left.sum())
-        said = f"{less:,} of these are capture faults, or unproven without them"
-        return replace(self, found=left, notes=[*self.notes, said])
 
 
 def promise(
@@ -92,11 +75,14 @@ def promise(
     calibration: Calibration,
     rate: float,
     alike: Alike | None = None,
+    aside: Mask | None = None,
 ) -> Promise:
     """Discoveries (n,) at a false discovery rate among the sources that nothing rules out.
 
     p_values: (n,) by the calibration, NaN in a source that is known to have shifted. A source
-    without a rate takes no part in the Benjamini-Hochberg procedure, and has no discoveries.
+    without a rate takes no part in the Benjamini-Hochberg procedure, and has no discoveries; nor
+    do samples that are set aside (n,), captures at fault and what was judged: they would lend a
+    threshold to the others. That leaves these none too strange, as those of the reference stay.
     """
     contaminated = _contaminated(calibration.scores)
     if contaminated:
@@ -113,6 +99,8 @@ def promise(
         kept[rows] = not moved
     if ruled_out and not kept.any():
         return Promise.none("; ".join(f"{_named(on)}: {why}" for on, why in ruled_out.items()))
+    if aside is not None:
+        kept &= ~aside
     proven = _proven(p_values, floors, kept, rate)
     if proven.found is None:
         return proven
@@ -120,7 +108,7 @@ def promise(
         f"no rate is promised for {_named(on)}, and nothing of that is flagged: {why}"
         for on, why in ruled_out.items()
     ]
-    return replace(proven, notes=[*without, *proven.notes])
+    return Promise(proven.found, [*without, *proven.notes])
 
 
 def contaminating(calibration: Floats) -> Ints:
@@ -233,10 +221,10 @@ def _proven(p_values: Floats, floors: Floats, kept: Mask, rate: float) -> Promis
     found[kept] = benjamini_hochberg(p_values[kept], rate)
     if found.any():
         expected = f"at most {rate:.0%} of the {int(found.sum())} outliers are expected to be"
-        return Promise(found, [f"{expected} false alarms"], kept)
+        return Promise(found, [f"{expected} false alarms"])
     nothing = f"nothing in the pool is proven strange at a rate of {rate:g}"
     if not n:
-        return Promise(found, [nothing], kept)
+        return Promise(found, [nothing])
     beyond = kept & (p_values <= floors)
     least, count = float(floors[kept].min()), int(beyond.sum())
     fewest = int(np.ceil(least * n / rate - ROUNDING))
@@ -249,7 +237,7 @@ def _proven(p_values: Floats, floors: Floats, kept: Mask, rate: float) -> Promis
         return Promise.none(_unproven(float(floors[beyond].max()), rate, count / n))
     if fewest > 1:
         nothing += f"; {_references(least)} can prove no fewer than {fewest} at once"
-    return Promise(found, [nothing], kept)
+    return Promise(found, [nothing])
 
 
 def _references(floor: float) -> str:

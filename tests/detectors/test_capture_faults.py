@@ -137,7 +137,7 @@ def test_faults_lend_no_threshold_to_what_a_rate_proves(ordinary, displaced):
     kinds = dict(zip(findings.flagged.tolist(), findings.kinds, strict=True))
     assert {kinds[row] for row in range(20, 29)} == {"capture_fault"}
     assert {row for row, kind in kinds.items() if kind == "outlier"} == set(range(20))
-    assert findings.notes[-1].endswith("of these are capture faults, or unproven without them")
+    assert "at most 10% of the 20 outliers" in findings.notes[-1]
 
 
 def test_groups_of_faults_are_numbered_after_those_of_outliers(levels, pool_of, displaced):

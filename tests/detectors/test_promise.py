@@ -205,7 +205,28 @@ def test_sources_with_few_samples_of_the_reference_share_their_calibration(rng):
     assert told.found[-150:].all()
 
 
-def test_faults_prove_nothing_beside_a_source_without_a_rate(rng):
+@pytest.mark.parametrize("new", [5, 30])
+def test_what_is_set_aside_lends_no_threshold(new, rng):
+    """150 edge cases that were judged lie beyond doubt beside the new ones, and are none of these.
+
+    1,500 reference samples cannot prove five of 1,850 at once.
+    """
+    aside, known = np.arange(2000) < 150, ["a"] * 1500
+    false, found = [], []
+    for _ in range(40):
+        calibration = Calibration(rng.normal(size=1500), known, enough(RATE))
+        scores = np.r_[np.full(150 + new, 8.0), rng.normal(size=1850 - new)]
+        p_values = calibration.p_values(scores, ["a"] * 2000)
+        told = promise(p_values, ["a"] * 2000, calibration, RATE, aside=aside)
+        if told.found is not None:
+            assert not told.found[aside].any()
+            false.append(told.found[150 + new :].sum() / max(told.found.sum(), 1))
+            found.append(told.found[150 : 150 + new].mean())
+    assert np.mean(false) <= RATE
+    assert np.mean(found) == (1 if new == 30 else 0)
+
+
+def test_what_is_set_aside_lends_none_beside_a_source_without_a_rate(rng):
     """Half of source b has moved; its p-values lend no threshold, and so all of a's is unproven."""
     sources, odd = ["a"] * 1000 + ["b"] * 1000, np.arange(2000) < 100
     left = []
@@ -213,7 +234,6 @@ def test_faults_prove_nothing_beside_a_source_without_a_rate(rng):
         reference = Calibration(rng.normal(size=5000), ["a"] * 2500 + ["b"] * 2500, enough(RATE))
         scores = np.r_[rng.normal(size=1000), rng.normal(size=500), np.full(500, 8.0)]
         p_values = reference.p_values(np.where(odd, 8.0, scores), sources)
-        told = promise(p_values, sources, reference, RATE)
-        assert told.found[:100].all()
-        left.append(told.without(odd, p_values, RATE).found.sum())
+        assert promise(p_values, sources, reference, RATE).found[:100].all()
+        left.append(promise(p_values, sources, reference, RATE, aside=odd).found.sum())
     assert np.mean(left) < 0.5
