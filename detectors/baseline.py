@@ -45,6 +45,7 @@ from detectors.scores import (
     fit_left_out,
     fit_scale,
     fit_trimmed,
+    knn_distance,
 )
 from detectors.surroundings import COPY, MOST_STUCK, at, over, theirs_without_it, usual
 from schemas.errors import CorruptionError, UsageError
@@ -57,7 +58,10 @@ SOURCE_WEIGHT = 50
 MOST_FORGOTTEN = 0.1
 """Of a reference that lost a larger share what is left lies so far apart that the p-values of
 ordinary samples are too small."""
-FORMAT = 4
+MOST_MISSED = 0.005
+"""A larger share that was forgotten with all that was like it: what is ordinary and of that kind
+would be most of what is found."""
+FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class Scales:
         z = {name: self.pooled[name].z(values) for name, values in raw.items()}
         for source, rows in rows_by_source(sources).items():
             for name, scale in self.of_source.get(source, {}).items():
-                z[name][rows] = scale.z(raw[name][rows])
+                if name in raw:
+                    z[name][rows] = scale.z(raw[name][rows])
         return z
 
     def learned(self, raw: Measures, sources: Sequence[str], new: Sequence[str]) -> Scales:
@@ -136,7 +141,7 @@ class Baseline:
     one held against the others; its scores calibrate p-values and its spread tells a shift.
     fitted, isolation: (f,) sample_ids of all that it was fitted on, those included that calibrate
     it no longer, and how far apart they lie; a pool's `neighbours` are rows of these.
-    forgotten: how many more there were.
+    forgotten: how many more there were. missed: how many of these leave none like them.
     level: the one that is scored. neighbours: k of the isolation. about: what it was fitted on, for
     people and for checks (name, encoder, index snapshot).
     """
@@ -152,11 +157,18 @@ class Baseline:
     isolation: Floats
     about: Mapping[str, str | int]
     forgotten: int = 0
+    missed: int = 0
 
     @property
     def thinned(self) -> str:
         """Why its scores and p-values hold no longer, a clause; empty where they do."""
         before = len(self.fitted) + self.forgotten
+        if self.missed > MOST_MISSED * before:
+            return (
+                f"{self.missed:,} of the {before:,} samples that the reference was fitted on are "
+                "forgotten with all that was like them, and what is like these looks strange now; "
+                "fit it again"
+            )
         if self.forgotten <= MOST_FORGOTTEN * before:
             return ""
         return (
@@ -227,15 +239,30 @@ class Baseline:
             z={name: values[kept] for name, values in self.z.items()},
         )
 
-    def forget(self, sample_ids: Collection[str]) -> Baseline:
-        """`without` these, which are no one's neighbours any more."""
+    def forget(self, sample_ids: Collection[str], missed: int = 0) -> Baseline:
+        """`without` these, which are no one's neighbours any more.
+
+        missed: how many of them leave none like them.
+        """
         kept = _others(self.fitted, sample_ids)
         return replace(
             self.without(sample_ids),
             fitted=[self.fitted[row] for row in kept],
             isolation=self.isolation[kept],
             forgotten=self.forgotten + len(self.fitted) - len(kept),
+            missed=self.missed + missed,
         )
+
+    def alone(self, sample_ids: Sequence[str], distances: NDArray[np.floating]) -> Mask:
+        """Which of these (g,) of its samples are strange at such distances (g, k) to others, and
+        were not before: none is like them any more.
+        """
+        place = {sample_id: row for row, sample_id in enumerate(self.sample_ids)}
+        rows = [place[sample_id] for sample_id in sample_ids]
+        isolation = {ISOLATION: knn_distance(distances, self.neighbours)}
+        now = self.scales.z(isolation, [self.sources[row] for row in rows])[ISOLATION]
+        found: Mask = (now >= NOTABLE_Z) & (self.z[ISOLATION][rows] < NOTABLE_Z)
+        return found
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive without pickles: arrays, and a JSON text that names them."""
@@ -246,6 +273,7 @@ class Baseline:
             "sources": list(self.sources),
             "about": dict(self.about),
             "forgotten": self.forgotten,
+            "missed": self.missed,
             "measures": list(self.z),
             "gaussians": list(self.gaussians),
             "pooled": _plain(self.scales.pooled),
@@ -283,6 +311,7 @@ class Baseline:
                 isolation=archive["isolation"],
                 about=header["about"],
                 forgotten=header["forgotten"],
+                missed=header["missed"],
             )
 
 

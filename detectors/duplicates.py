@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.pool import Pool
-from detectors.scores import Ints
+from detectors.scores import Ints, Mask
 
 BLOCK = 1024
 """Samples compared with all representatives at a time."""
@@ -28,6 +28,15 @@ def beyond(pool: Pool, apart: float) -> Pool:
     return replace(pool, distances=distances.astype(np.float32), neighbours=neighbours)
 
 
+def copies_of(vectors: NDArray[np.floating], shown: NDArray[np.floating], apart: float) -> Mask:
+    """Which of the vectors (n, d) of unit norm lie within `apart` of one of those shown (s, d)."""
+    near = np.zeros(len(vectors), dtype=bool)
+    for start in range(0, len(vectors) if len(shown) else 0, BLOCK):
+        block = slice(start, start + BLOCK)
+        near[block] = (vectors[block] @ shown.T).max(axis=1) >= _cosine(apart)
+    return near
+
+
 def one_of_each(
     vectors: NDArray[np.floating], candidates: Ints, count: int, apart: float
 ) -> tuple[Ints, Ints]:
@@ -37,7 +46,7 @@ def one_of_each(
     (m,), m <= count, and of every candidate (c,) the representative within `apart` that is
     nearest to it, -1 for none and for a representative.
     """
-    cosine = 1 - apart**2 / 2
+    cosine = _cosine(apart)
     chosen = np.empty((min(count, len(candidates)), vectors.shape[1]), dtype=np.float32)
     taken: list[int] = []
     for row in candidates:
@@ -55,3 +64,8 @@ def one_of_each(
         stands_for[block][near] = rows[alike.argmax(axis=1)[near]]
     stands_for[np.isin(candidates, rows)] = -1
     return rows, stands_for
+
+
+def _cosine(apart: float) -> float:
+    """Of unit vectors whose Euclidean distance is that."""
+    return 1 - apart**2 / 2

@@ -14,7 +14,8 @@ WIDTH = 0.15
 """Of the kernel, in cosine: a verdict speaks for samples at a cosine above about 0.7."""
 SIGN: Mapping[VerdictLabel, float] = {"edge_case": 1, "normal": -1, "junk": -1, "duplicate": 0}
 """Of what a verdict says about its surroundings; that a sample is a duplicate says nothing."""
-BLOCK = 8192
+BLOCK = 2**22
+"""Cosines to verdicts that are held at a time: some 100 MB."""
 
 
 def rerank(
@@ -36,10 +37,12 @@ def rerank(
         return prior
     X = as_matrix(vectors)
     mean = X.mean(axis=0)
-    R = _directions(as_matrix(reviewed) - mean)
     sign = np.array([SIGN[label] for label in labels])
-    for start in range(0, len(X), BLOCK):
-        block = slice(start, start + BLOCK)
+    R = _directions(as_matrix(reviewed)[sign != 0] - mean)
+    sign = sign[sign != 0]
+    step = max(BLOCK // max(len(R), 1), 1)
+    for start in range(0, len(X), step):
+        block = slice(start, start + step)
         cosine = np.inner(_directions(X[block] - mean), R)
         prior[block] += np.exp((cosine - 1) / WIDTH) @ sign
     return prior

@@ -19,7 +19,7 @@ from detectors import reasons
 from detectors.baseline import Baseline, fit_pool
 from detectors.calibration import Calibration, conformal_p_values, enough
 from detectors.disagreement import DOUBTS
-from detectors.duplicates import beyond, one_of_each
+from detectors.duplicates import beyond, copies_of, one_of_each
 from detectors.feedback import rerank
 from detectors.findings import CAPTURE_FAULT, OUTLIER, Findings, Policy, Reviews
 from detectors.groups import find_groups
@@ -41,7 +41,7 @@ ANOTHER_Z = 10.0
 """So far out at the highest level an image shows something else, whatever its texture: among many
 kinds none lies twice as far from the centre."""
 BLOCK = 2**24
-"""Distances from flags to normal samples that are held at a time: 200 MB."""
+"""Distances from flags to other samples that are held at a time: 200 MB."""
 
 
 def mine(
@@ -87,6 +87,8 @@ def mine(
     broken = baseline.broken(z, policy.fault_threshold)
     at_fault = broken & _shows_in_capture(pool, z, baseline, reference)
     judged = np.isin(pool.sample_ids, [] if reviews is None else list(reviews.sample_ids))
+    if reviews is not None and policy.apart:
+        judged |= copies_of(pool.embeddings[policy.level], reviews.vectors, policy.apart)
     promised = _promised(p_value, calibration, pool, policy, baseline, at_fault | judged)
     found = promised.found
 
@@ -294,10 +296,13 @@ def _confirmed(
         return none
     cases = np.flatnonzero(reviews.is_edge_case)
     names = np.asarray(reviews.sample_ids)[cases]
-    gaps = cdist(pool.embeddings[policy.level][flagged], reviews.vectors[cases])
-    own = np.asarray(pool.sample_ids)[flagged][:, None] == names[None]
-    gaps[own] = np.inf
-    best, least = cases[gaps.argmin(axis=1)], gaps.min(axis=1)
+    best, least = none[0].copy(), np.full(len(flagged), np.inf)
+    step = max(BLOCK // len(cases), 1)
+    for start in range(0, len(flagged), step):
+        block = slice(start, start + step)
+        gaps = cdist(pool.embeddings[policy.level][flagged[block]], reviews.vectors[cases])
+        gaps[np.asarray(pool.sample_ids)[flagged[block]][:, None] == names[None]] = np.inf
+        best[block], least[block] = cases[gaps.argmin(axis=1)], gaps.min(axis=1)
     near = np.isfinite(least) & ((least < closest) | np.isnan(closest))
     return np.where(near, best, none[0]), np.where(near, least, np.nan)
 

@@ -14,6 +14,7 @@ moved far, or a fifth by some two deviations. It is told where that part is a so
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ SIGNIFICANT = 0.01
 DOUBTFUL = 0.05
 """The level of the test of the unproven: what may be wrong is better not promised."""
 
+HARDLY = 2
+"""So many samples of a small source for each that the reference holds; of more it says nothing."""
 NAMED = 3
 """So many sources are named in one line."""
 ROUNDING = 1e-9
@@ -134,9 +137,10 @@ def _parts(
 ) -> tuple[dict[Names, Ints], dict[Names, str]]:
     """The rows of what is tested as one, and why other sources are not.
 
-    Sources that the reference holds are tested together where each has too few samples.
+    Sources that the reference holds, one sample for two of the pool at least, are tested together
+    where each has too few samples.
     """
-    known = set(calibration.sources)
+    known = Counter(calibration.sources)
     parts: dict[Names, Ints] = {}
     small: dict[str, Ints] = {}
     shifted, unknown = [], []
@@ -145,7 +149,7 @@ def _parts(
             shifted.append(source)
         elif len(rows) >= TESTABLE:
             parts[(source,)] = rows
-        elif source in known:
+        elif len(rows) <= HARDLY * known[source]:
             small[source] = rows
         else:
             unknown.append(source)
@@ -154,7 +158,9 @@ def _parts(
         parts[tuple(small)] = together
     why = {
         tuple(shifted): "shifted away from the reference",
-        tuple(unknown): f"unknown to the reference, and fewer than {TESTABLE} samples do not show "
+        tuple(
+            unknown
+        ): f"unknown to the reference, or nearly, and fewer than {TESTABLE} samples do not show "
         "that they are of its kind",
         tuple(small): f"fewer than {TESTABLE} samples do not show whether they have shifted",
     }

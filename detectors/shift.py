@@ -61,14 +61,16 @@ def find_shifts(
 ) -> list[Shift]:
     """Sources of a pool that lie further out than the reference's samples of the same source.
 
-    z, reference_z: (n,) of the pool and (m,) per measure, on one scale. A source that the reference
-    does not hold is compared with all of it.
+    z, reference_z: (n,) of the pool and (m,) per measure, on one scale. A source of which the
+    reference holds fewer than `FEWEST` is compared with all of it.
     """
     known = rows_by_source(reference_sources)
     rows_of = _large(pool.sources)
     found = []
     for source, rows in rows_of.items():
-        usual = known.get(source, np.arange(len(reference_sources)))
+        usual = known.get(source, rows[:0])
+        if len(usual) < FEWEST:
+            usual = np.arange(len(reference_sources))
         if len(usual) < FEWEST:
             continue
         gaps = {lv: np.median(z[lv][rows]) - np.median(reference_z[lv][usual]) for lv in LEVELS}

@@ -156,6 +156,11 @@ def _reasons(catalog: Catalog, row: Mapping[str, Any], pool: pa.Table) -> list[s
     place = pc.index(pool["sample_id"], row["sample_id"]).as_py()
     score = pool["score"].to_numpy()
     mined = runs.read_json(catalog.run(row["run_id"]) / runs.MINE)
+    if not mined:
+        raise NotFoundError(
+            f"the folder of run '{row['run_id']}' is gone, and with it how samples were scored; "
+            "mine again: longtail mine"
+        )
     detector, of = mined["policy"]["detector"], "reference" if row["of_reference"] else "pool"
     by_default = detector == DEFAULT
     told = [

@@ -46,12 +46,12 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
         staged = catalog.forgotten.stage(rows)
         catalog.forgotten.commit([staged], transaction=f"forget-{staged.path}")
     damaged: list[str] = []
+    for path in references.fits(catalog):  # by their indexes, which forget next
+        with _noting(damaged, path):
+            references.forget(path, sample_ids)
     for folder in _indexes(catalog):
         with _noting(damaged, folder):
             IndexStore(folder).forget(sample_ids)
-    for path in references.fits(catalog):
-        with _noting(damaged, path):
-            references.forget(path, sample_ids)
     for path in catalog.banks():
         with _noting(damaged, path):
             bank = Bank.load(path)

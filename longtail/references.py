@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from longtail.filters import sighted
 from schemas.catalog import Catalog
 from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
-from schemas.records import VERDICT_LABELS
 
 if TYPE_CHECKING:
     from index.search import Snapshot
@@ -53,8 +53,8 @@ class Wanted:
             return cls(kind, value, int(version) if at else None)
         if kind == "before":
             _time(value)
-        if kind == "verdict" and value not in VERDICT_LABELS:
-            raise UsageError(f"'{value}' is no verdict; take one of {', '.join(VERDICT_LABELS)}")
+        if kind == "verdict" and value != "normal":
+            raise UsageError(f"'{text}': what is normal is a reference; write verdict:normal")
         return cls(kind, value)
 
 
@@ -126,8 +126,7 @@ class References:
         named = self._named(wanted)
         if wanted.kind != "dataset":
             named -= strange
-        if wanted.kind != "verdict":
-            named |= {id_ for id_, given in latest.items() if given.label == "normal"}
+        named |= {id_ for id_, given in latest.items() if given.label == "normal"}
         rows = snapshot.sample_ids.rows(list(named))
         ids = sorted(snapshot.sample_ids.take(rows[rows >= 0]))
         if len(ids) < FEWEST:
@@ -197,8 +196,7 @@ class References:
         if wanted.kind == "dataset":
             return self._dataset(wanted)
         if wanted.kind == "verdict":
-            latest = self.verdicts.latest()
-            return {id_ for id_, given in latest.items() if given.label == wanted.value}
+            return set()  # those join every reference
         if wanted.kind == "source":
             where = sighted(source=wanted.value)
         else:
@@ -229,6 +227,8 @@ class References:
         if wanted.kind == "source":
             names = sorted(filter(None, pc.unique(table["source"]).to_pylist()))[:_SHOWN]
             return "sources " + (", ".join(names) or "none")
+        if not table.num_rows:
+            return "no samples"
         times = pc.min_max(pc.coalesce(table["captured_at"], table["ingested_at"])).as_py()
         return f"samples from {times['min']:%Y-%m-%d %H:%M} to {times['max']:%Y-%m-%d %H:%M}"
 
@@ -241,12 +241,18 @@ def fits(catalog: Catalog) -> list[Path]:
 
 
 def forget(fit: Path, sample_ids: Collection[str]) -> None:
-    """Take samples out of a saved fit. Raises CorruptionError."""
+    """Take samples out of a saved fit, before its index forgets them. Raises CorruptionError."""
     from detectors.baseline import Baseline
+    from pipelines.reference import Reference
 
     old = Baseline.load(fit)
-    new = old.forget(sample_ids)
-    if len(new.sample_ids) < len(old.sample_ids):
+    gone = sorted(set(old.sample_ids) & set(sample_ids))
+    if gone:
+        snapshot = Reference(fit.parent, old.about).open()
+        rows = snapshot.sample_ids.rows(gone)
+        rest = np.setdiff1d(snapshot.live_rows(), rows)
+        _, distances = snapshot.search(snapshot.read(rows), old.neighbours, only=rest)
+        new = old.forget(sample_ids, missed=int(old.alone(gone, distances).sum()))
         temporary = fit.with_suffix(".tmp")
         replace(new, about={**new.about, **_told(sorted(new.sample_ids))}).save(temporary)
         temporary.replace(fit)

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from detectors import reasons
+from detectors.duplicates import copies_of, one_of_each
 from detectors.feedback import rerank
 from detectors.scores import Floats
+from longtail import runs
 from longtail.flags import read_flags
 from pipelines import notes
 from schemas import arrow
@@ -30,7 +32,8 @@ def flags_left(
     The outliers stand in the order of `detectors.feedback.rerank`, which is that of the run where
     no verdict came since; a sample that the run did not flag may be among them, with where its
     score alone would put it as a reason, unless the run promised a rate for what it flagged. Ranks
-    count from 1 anew.
+    count from 1 anew. Where near-duplicates count once they do here, too, also those of what was
+    judged.
     """
     flags = {flag.sample_id: flag for flag in read_flags(catalog, run_id)}
     of_pool = (ds.field("run_id") == run_id) & ~ds.field("of_reference")
@@ -43,7 +46,8 @@ def flags_left(
         given.label for given, row in zip(verdicts.values(), reviewed, strict=True) if row >= 0
     ]
     judged = snapshot.read(reviewed[reviewed >= 0])
-    worth = rerank(score, snapshot.read(rows), judged, labels)
+    vectors = snapshot.read(rows)
+    worth = rerank(score, vectors, judged, labels)
     kinds, copies = table["kind"].to_pylist(), table["duplicate_of"].is_valid().to_numpy()
     promised = notes.read(catalog.run(run_id)).promised
     is_open = (score > 0) & ~copies
@@ -55,8 +59,13 @@ def flags_left(
         ],
         dtype=bool,
     )
+    count = kinds.count("outlier")
+    apart = runs.read_json(catalog.run(run_id) / runs.MINE).get("policy", {}).get("apart")
+    if apart:
+        is_open &= ~copies_of(vectors, judged, apart)
     places = np.flatnonzero(is_open)
-    places = places[np.argsort(-worth[places], kind="stable")][: kinds.count("outlier")]
+    places = places[np.argsort(-worth[places], kind="stable")]
+    places = one_of_each(vectors, places, count, apart)[0] if apart else places[:count]
     outliers = [
         flags.get(ids[place]) or _promoted(table.slice(place, 1).to_pylist()[0], score)
         for place in places

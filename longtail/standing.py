@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow.dataset as ds
+
 from longtail import triggers
 from longtail.finding import Finder
 from longtail.jobs import Jobs
 from longtail.runs import Run
 from longtail.triggers import Match, StandingQuery
 from longtail.verdicts import VerdictLog
+from schemas.errors import NotFoundError
 
 
 class Triggers:
@@ -83,5 +86,16 @@ class Triggers:
             )
 
     def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
-        """Each sample once, in order."""
-        return tuple(dict.fromkeys(self._finder.resolve_all(prefixes)))
+        """Each sample once, in order. Raises NotFoundError for one without a vector."""
+        found, encoder_id = self._finder.resolve_all(prefixes), self._jobs.encoder.id
+        embedded = ds.field("sample_id").isin(found) & (ds.field("encoder") == encoder_id)
+        there = set(
+            self._jobs.catalog.samples.read(["sample_id"], embedded)["sample_id"].to_pylist()
+        )
+        for sample_id in found:
+            if sample_id not in there:
+                raise NotFoundError(
+                    f"encoder {encoder_id} has not embedded sample {sample_id[:12]}; "
+                    "'longtail ingest' its image again"
+                )
+        return tuple(dict.fromkeys(found))

@@ -363,15 +363,19 @@ def run_before(
 
 
 def drift(findings: Findings, pool: Pool, options: MineOptions, fit: str) -> notes.Drift | None:
-    """How strange the samples are that the run before by the same fit has not scored."""
+    """How strange the samples are that the run before on this reference has not scored.
+
+    Beside those of that run, where it went by the same fit.
+    """
     if findings.tail is None:
         return None
-    run_id, before = run_before(options, lambda earlier: earlier.fit == fit)
+    words = _known_by(options)
+    run_id, before = run_before(options, lambda earlier: earlier.reference == words)
     scored = options.catalog.scores.read(["sample_id"], ds.field("run_id") == run_id)["sample_id"]
     ids = pa.array(pool.sample_ids, pa.string())
     new = pc.invert(pc.is_in(ids, value_set=scored.combine_chunks()))
     now = Strangeness.of(findings.tail[new.to_numpy(zero_copy_only=False)])
-    return notes.Drift(_known_by(options), now, before.strangeness)
+    return notes.Drift(words, now, before.strangeness if before.fit == fit else None)
 
 
 def _fit(options: MineOptions, baseline: Baseline | None) -> str:

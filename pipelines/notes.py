@@ -49,7 +49,7 @@ def _still(shift: Shift) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The samples that are new since the run before by the same fit, beside those of it."""
+    """The samples that are new since the run before on the reference, beside those of it."""
 
     reference: str
     now: Strangeness

@@ -243,13 +243,18 @@ def verdict(
         raise UsageError(f"'{last}' is no verdict; end with one of {', '.join(VERDICT_LABELS)}")
     if not sample_ids:
         raise UsageError(f"which sample is '{label}'? give its id before the verdict")
-    verdicts = open_workspace(workspace).verdict(
-        sample_ids, label, tag or (), note, reviewer, group=group, run_id=run
-    )
+    opened = open_workspace(workspace)
+    before = opened.verdicts.latest()
+    verdicts = opened.verdict(sample_ids, label, tag or (), note, reviewer, group=group, run_id=run)
     if as_json:
         print_json([asdict(given) for given in verdicts])
     else:
-        print(f"{len(verdicts)} recorded as {label} by {verdicts[0].reviewer}")
+        changed = sum(
+            given.sample_id in before and before[given.sample_id].label != label
+            for given in verdicts
+        )
+        otherwise = f"; {changed:,} of them had another verdict before" if changed else ""
+        print(f"{len(verdicts):,} recorded as {label} by {verdicts[0].reviewer}{otherwise}")
 
 
 def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
