@@ -118,7 +118,7 @@ class Findings:
     there. confirmed: (f,) the review of the confirmed edge case that is nearer than those, -1 for
     none; confirmed_distances: (f,), NaN there. group: (f,) alike flags of one kind, numbered from
     0, -1 for none; group_distance: (f,) to the medoid of the group, NaN for none.
-    shifts: sources that moved as a whole. notes: what else the run must say, one line each.
+    shifts: sources that moved as a whole, or of late. notes: what else the run says, one line each.
     promised: whether the outliers are the discoveries at the policy's rate, and not a budget's.
     moved: how many outliers owe their place to verdicts. duplicate_of: (n,) the row of the outlier
     that an unflagged near-duplicate is counted with, -1 for none.

@@ -7,6 +7,7 @@ outliers and faults --> groups, reasons, nearest normal samples
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 
@@ -66,7 +67,7 @@ def mine(
         pool = beyond(pool, policy.apart)
     if baseline is None:
         shifts = find_unlike(pool)
-        moved = [shift.source for shift in shifts]
+        moved = _as_a_whole(shifts)
         baseline = fit_pool(pool, policy.level, policy.neighbours, moved)
         z = baseline.z
     else:
@@ -80,7 +81,7 @@ def mine(
         known = measure(baseline.z, baseline)
         calibration = Calibration(known, baseline.sources, enough(policy.fdr))
         p_value = calibration.p_values(score, pool.sources)
-        p_value[np.isin(pool.sources, [shift.source for shift in shifts])] = np.nan
+        p_value[np.isin(pool.sources, _as_a_whole(shifts))] = np.nan
         unsettled = baseline.scales.z(raw, pool.sources)
         tail = conformal_p_values(measure(unsettled, baseline), known)
     deviation = baseline.deviation(z)
@@ -194,9 +195,14 @@ def _settle_sources(pool: Pool, raw: Measures, baseline: Baseline) -> tuple[Meas
     """Robust z of every measure, with a source that moved as a whole judged by itself."""
     z = baseline.scales.z(raw, pool.sources)
     shifts = find_shifts(z, pool, baseline.z, baseline.sources)
-    moved = [shift.source for shift in shifts]
+    moved = _as_a_whole(shifts)
     scales = baseline.scales.learned(raw, pool.sources, moved)
     return (scales.z(raw, pool.sources) if moved else z), shifts
+
+
+def _as_a_whole(shifts: Sequence[Shift]) -> list[str]:
+    """The sources that are judged by themselves; a part of one is told of and no more."""
+    return [shift.source for shift in shifts if not shift.of]
 
 
 def _score(

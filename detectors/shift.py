@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 from detectors.baseline import copies, rows_by_source
 from detectors.measures import NEIGHBOURS, Measures
 from detectors.pool import Pool
-from detectors.scores import Floats, Ints, fit_bulk, fit_scale, knn_distance
+from detectors.scores import STRANGE_Z, Floats, Ints, fit_bulk, fit_scale, knn_distance
 from schemas.records import LEVELS, Level
 
 FEWEST = 30
@@ -27,13 +27,13 @@ PARTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A source that lies further out than its reference, as one finding.
+    """A source that lies further out than its reference, or the newest part of one, as one finding.
 
     level: where it moved most. deviations: how far its median lies from the reference's, in
     robust deviations. p_value: of the one-sided Mann-Whitney test, Bonferroni over sources and
     levels. samples: how many. since: when it began, None where times are unknown. ingested: whether
     that is a time of ingestion, as the capture is not dated. others: whether the pool's other
-    sources stood for a reference.
+    sources stood for a reference. of: where it is a part, how many samples the source has.
     """
 
     source: str
@@ -44,13 +44,15 @@ class Shift:
     since: np.datetime64 | None = None
     ingested: bool = False
     others: bool = False
+    of: int = 0
 
     def __str__(self) -> str:
         word = ", ingested since" if self.ingested else " since"
         since = "" if self.since is None else f"{word} {np.datetime_as_string(self.since, 's')}"
         what = "is unlike the others" if self.others else "has shifted"
+        which = f"the newest {self.samples} of its {self.of}" if self.of else f"its {self.samples}"
         return (
-            f"source '{self.source}' {what}: half of its {self.samples} samples lie "
+            f"source '{self.source}' {what}: half of {which} samples lie "
             f"{self.deviations:.1f} robust deviations or more out at the {self.level} level"
             f"{since} (p {_p(self.p_value)})"
         )
@@ -76,6 +78,10 @@ def find_shifts(
         gaps = {lv: np.median(z[lv][rows]) - np.median(reference_z[lv][usual]) for lv in LEVELS}
         level = max(LEVELS, key=lambda each: float(gaps[each]))
         if gaps[level] < FAR:
+            middle = {each: np.median(reference_z[each][usual]) for each in LEVELS}
+            own: Measures = {each: z[each][rows] - middle[each] for each in LEVELS}
+            theirs: Measures = {each: reference_z[each][usual] - middle[each] for each in LEVELS}
+            found += _newest(source, own, theirs, pool, rows, len(rows_of))
             continue
         p_value = _further(z[level][rows], reference_z[level][usual], len(rows_of))
         if p_value <= SIGNIFICANT:
@@ -108,6 +114,9 @@ def find_unlike(pool: Pool) -> list[Shift]:
                 usual = float(np.median(np.delete(out[level], rows)))
                 excess[level] = far[level] - usual - max(FAR, usual)
         if max(excess.values(), default=-1.0) < 0:
+            most = max(float(np.median(np.delete(out[level], rows))) for level in LEVELS)
+            least = most + max(FAR, most)
+            found += _newest(source, z, others_z, pool, rows, len(outside), least, others=True)
             continue
         level = max(excess, key=excess.__getitem__)
         p_value = _further(z[level], others_z[level], len(outside))
@@ -115,6 +124,50 @@ def find_unlike(pool: Pool) -> list[Shift]:
             since = _since(z[level], pool, rows)
             found.append(Shift(source, level, far[level], p_value, len(rows), *since, others=True))
     return _furthest_first(found)
+
+
+def _newest(
+    source: str,
+    z: Measures,
+    usual: Measures,
+    pool: Pool,
+    rows: Ints,
+    sources: int,
+    least: float = FAR,
+    others: bool = False,
+) -> list[Shift]:
+    """The newest part of a source, if that has moved: a lens that became dirty after a long time.
+
+    It is told and no more, as alike edge cases may come one after the other as well. z: of the
+    rows, from what is usual. least: how far out half of the part lies.
+    """
+    found = []
+    for level in LEVELS:
+        part = _after_the_turn(z[level], pool, rows)
+        if not FEWEST <= len(part) <= len(rows) - FEWEST:
+            continue
+        gap = float(np.median(z[level][part]))
+        # It may begin at any of the samples.
+        p_value = min(1.0, _further(z[level][part], usual[level], sources) * len(rows))
+        if gap >= least and p_value <= SIGNIFICANT:
+            since = _since(z[level][part], pool, rows[part])
+            found.append(Shift(source, level, gap, p_value, len(part), *since, others, len(rows)))
+    return _furthest_first(found)[:1]
+
+
+def _after_the_turn(z: Floats, pool: Pool, rows: Ints) -> Ints:
+    """Which of a source's rows come after the time from which on they lie out, in order of time.
+
+    That is the lowest point of the cumulative sum (Page, 1954), of which no sample has a large
+    share. None where times are unknown.
+    """
+    if pool.times is None:
+        return np.empty(0, dtype=np.int64)
+    known = np.flatnonzero(~np.isnat(pool.times[rows]))
+    order = known[np.argsort(pool.times[rows[known]], kind="stable")]
+    climb = np.cumsum(np.clip(z[order], -STRANGE_Z, STRANGE_Z) - FAR / 2)
+    turn = int(np.argmin(climb)) + 1 if len(climb) and climb.min() < 0 else 0
+    return order[turn:]
 
 
 def _held(pool: Pool) -> dict[str, Ints]:

@@ -54,7 +54,9 @@ class Wanted:
         if kind == "before":
             _time(value)
         if kind == "verdict" and value != "normal":
-            raise UsageError(f"'{text}': what is normal is a reference; write verdict:normal")
+            raise UsageError(
+                f"'{value}' is no verdict that makes a reference; write verdict:normal"
+            )
         return cls(kind, value)
 
 

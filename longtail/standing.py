@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from longtail import triggers
@@ -88,7 +89,8 @@ class Triggers:
     def _resolved(self, prefixes: Sequence[str]) -> tuple[str, ...]:
         """Each sample once, in order. Raises NotFoundError for one without a vector."""
         found, encoder_id = self._finder.resolve_all(prefixes), self._jobs.encoder.id
-        embedded = ds.field("sample_id").isin(found) & (ds.field("encoder") == encoder_id)
+        wanted = ds.field("sample_id").isin(pa.array(found, pa.string()))
+        embedded = wanted & (ds.field("encoder") == encoder_id)
         there = set(
             self._jobs.catalog.samples.read(["sample_id"], embedded)["sample_id"].to_pylist()
         )

@@ -44,6 +44,8 @@ class Notes:
 
 def _still(shift: Shift) -> str:
     out = f"{shift.deviations:.1f} robust deviations out at the {shift.level} level"
+    if shift.of:
+        return f"the newest {shift.samples} of source '{shift.source}' still lie {out}, as run"
     return f"source '{shift.source}' still lies {out}, as run"
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from detectors.baseline import Baseline, fit_pool, fit_reference, fit_scales
 from detectors.findings import Budget, Policy, Reviews
@@ -169,6 +170,21 @@ def test_of_a_reference_that_lost_more_than_a_tenth_nothing_is_promised(
     assert promised.promised == (not said)
     assert any(told in note for note in promised.notes) == said
     assert any(told in note for note in ranked.notes) == said
+
+
+def test_who_is_forgotten_with_all_that_was_like_it_is_missed(ordinary, unit, tmp_path):
+    """A twentieth of another kind; of the others some do, in whose place others are."""
+    reference = ordinary(400, odd=20)
+    baseline, X = fit_reference(reference), reference.embeddings["high"]
+    for gone, missed in ((np.arange(20), 20), (np.arange(100, 120), 0)):
+        ids = [reference.sample_ids[row] for row in gone]
+        gaps = np.sort(cdist(X[gone], np.delete(X, gone, axis=0)), axis=1)[:, :3]
+        alone = baseline.alone(ids, gaps)
+        assert alone.sum() == pytest.approx(missed, abs=2)
+        left = baseline.forget(ids, missed=int(alone.sum()))
+        left.save(tmp_path / "baseline.npz")
+        told = Baseline.load(tmp_path / "baseline.npz").thinned
+        assert ("forgotten with all that was like them" in told) == (missed > 0)
 
 
 def test_parts_of_another_image_are_strange_to_a_reference(ordinary):

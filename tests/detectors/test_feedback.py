@@ -1,5 +1,6 @@
 import numpy as np
 
+from detectors import feedback
 from detectors.feedback import rerank
 from detectors.scores import share_below
 
@@ -21,6 +22,14 @@ def test_a_duplicate_says_nothing_of_its_surroundings(rng):
     score, X = rng.normal(size=50), rng.normal(size=(50, 4))
     labels = ["edge_case", "duplicate", "duplicate"]
     np.testing.assert_allclose(rerank(score, X, X[:3], labels), rerank(score, X, X[:1], labels[:1]))
+
+
+def test_many_samples_and_verdicts_are_held_against_each_other_as_few_are(rng, monkeypatch):
+    score, X = rng.normal(size=200), rng.normal(size=(200, 4))
+    labels = ["edge_case", "normal", "duplicate", "junk"] * 10
+    whole = rerank(score, X, X[:40], labels)
+    monkeypatch.setattr(feedback, "BLOCK", 70)
+    np.testing.assert_allclose(rerank(score, X, X[:40], labels), whole)
 
 
 def test_without_verdicts_the_prior_rank_stands():

@@ -237,3 +237,13 @@ def test_what_is_set_aside_lends_none_beside_a_source_without_a_rate(rng):
         assert promise(p_values, sources, reference, RATE).found[:100].all()
         left.append(promise(p_values, sources, reference, RATE, aside=odd).found.sum())
     assert np.mean(left) < 0.5
+
+
+def test_a_source_of_which_the_reference_holds_one_sample_is_not_known(rng):
+    """24 of its samples, all far out, beside 40 of other small sources: these keep their rate."""
+    sources, known = ["new"] * 24 + ["b"] * 20 + ["c"] * 20, ["new"] + ["b"] * 500 + ["c"] * 499
+    scores = np.r_[np.full(24, 5.0), rng.normal(size=40)]
+    told = promised(scores, rng.normal(size=1000), sources, known)
+    assert not told.found[:24].any()
+    assert "source 'new'" in told.notes[0]
+    assert "unknown to the reference, or nearly" in told.notes[0]

@@ -1,10 +1,12 @@
 """Without a reference: a source that is unlike the others."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from detectors.baseline import fit_reference
 from detectors.findings import Budget, Policy
 from detectors.mining import mine
 from detectors.pool import Pool
@@ -172,3 +174,44 @@ def test_the_sample_that_gave_the_time_says_whether_it_was_captured_then(ordinar
         shift = shift_of(replace(pool, undated=np.arange(60) == undated), z)
         assert (shift.since, shift.ingested) == (pool.times[10], ingested)
         assert (", ingested since 2026-03-01T00:10:00" in str(shift)) is ingested
+
+
+def of_three(ordinary, odd, earlier, start=START):
+    """Of 'line-1' the newest `odd` samples have moved, after `earlier` that had not."""
+    pool = ordinary(odd + earlier + 1200, odd=odd, start=start)
+    times = None if start is None else np.roll(pool.times, odd)
+    names = np.repeat(["line-1", "line-2", "line-3"], [odd + earlier, 600, 600])
+    return of_sources(replace(pool, times=times), names)
+
+
+@pytest.mark.parametrize("against", ["the others", "a reference"])
+def test_what_a_source_shows_of_late_is_told(against, ordinary):
+    """A lens became dirty; most samples of its camera are clean."""
+    baseline = None
+    pool = of_three(ordinary, odd=100, earlier=600)
+    if against == "a reference":
+        reference = of_sources(ordinary(900), np.repeat(["line-1", "line-2", "line-3"], 300))
+        baseline = fit_reference(reference)
+        pool = of_three(partial(ordinary, near=reference), odd=100, earlier=600)
+    (shift,) = mine(pool, Policy(Budget(count=20)), baseline).shifts
+    assert (shift.source, shift.of) == ("line-1", 700)
+    assert shift.samples == pytest.approx(100, abs=5)
+    assert abs(shift.since - pool.times[0]) <= np.timedelta64(5, "m")
+    assert f": half of the newest {shift.samples} of its 700 samples lie" in str(shift)
+
+
+@pytest.mark.parametrize(("odd", "start"), [(0, START), (20, START), (100, None)])
+def test_of_late_takes_times_and_as_many_samples_as_a_source(odd, start, ordinary):
+    assert find_unlike(of_three(ordinary, odd, earlier=600, start=start)) == []
+
+
+def test_ordinary_sources_show_nothing_else_of_late(ordinary):
+    for _ in range(20):
+        assert find_unlike(of_three(ordinary, odd=0, earlier=300)) == []
+
+
+@pytest.mark.parametrize("known", [0, 1, 20])
+def test_a_camera_that_the_reference_hardly_knows_is_told(known, ordinary):
+    reference = of_sources(ordinary(600, odd=known), ["new"] * known + ["old"] * (600 - known))
+    pool = of_sources(ordinary(300, odd=100, near=reference), ["new"] * 100 + ["old"] * 200)
+    assert [s.source for s in mine(pool, Policy(), fit_reference(reference)).shifts] == ["new"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,15 @@ def test_another_run_is_explained_by_its_id(workspace: Workspace) -> None:
     Workspace(workspace.root, {"mining": {"detector": "lof"}}).mine()
     assert workspace.explain(first.sample_id, first.run_id).score == first.score
     assert workspace.explain(first.sample_id).score != first.score
+
+
+def test_a_sample_of_a_run_whose_folder_is_gone_is_not_explained(
+    longtail, workspace: Workspace, unflagged: list[str]
+) -> None:
+    shutil.rmtree(workspace.catalog.run(workspace.flags()[0].run_id))
+    told = longtail("explain", "-w", workspace.root, unflagged[0])
+    assert (told.code, told.out) == (2, "")
+    assert "mine again: longtail mine" in told.err
 
 
 def test_what_cannot_be_explained_is_said(

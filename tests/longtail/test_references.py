@@ -193,6 +193,7 @@ def test_a_reference_of_all_there_is_leaves_nothing_to_flag(
         (["--reference", "before:1999-01-01"], "there are samples from 20"),
         (["--reference", "verdict:normal"], "edge_case 0, normal 0"),
         (["--reference", "verdict:nice"], "'nice' is no verdict"),
+        (["--reference", "verdict:junk"], "'junk' is no verdict that makes a reference"),
         (["--reference", "line-3"], "'line-3' is no reference; write dataset:NAME@VERSION"),
         (["--reference", "dataset:a@new"], "a version is a number"),
         (["--reference", "saved:june"], "no reference 'june' is saved; there are: none"),

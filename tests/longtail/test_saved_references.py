@@ -217,6 +217,28 @@ def test_a_saved_reference_forgets_and_says_when_too_little_is_left(
         saved.mine()
 
 
+def test_a_saved_reference_that_forgot_a_kind_promises_no_rate(
+    open_lines, ids_of_source, tmp_path: Path
+) -> None:
+    """Five pictures that are like each other and like nothing else."""
+    workspace = open_lines(reference="source:line-3")
+    for i in range(5):
+        pixels = np.full((64, 64, 3), (0, 200 + i, 255), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    before = ids_of_source(workspace, "line-3")
+    workspace.run([f"{tmp_path}/*.png"], source="line-3", save_reference="march")
+    gone = ids_of_source(workspace, "line-3") - before
+    assert len(gone) == 5
+
+    workspace.forget(sorted(gone))
+
+    saved = open_lines(reference="saved:march", fdr=0.1)
+    saved.mine()
+    (note,) = [note for note in saved.notes() if "forgotten" in note]
+    assert "5 of the 65 samples" in note
+    assert "with all that was like them" in note
+
+
 def test_what_a_saved_reference_forgot_leaves_the_others_surroundings(
     open_lines, ids_of_source, scores_of
 ) -> None:
