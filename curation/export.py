@@ -99,15 +99,26 @@ def _write_images(batches: Iterator[pa.RecordBatch], folder: Path) -> None:
 
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` at the end and goes away on an error."""
+    """A folder to write into, which becomes `out` at the end and goes away on an error.
+
+    An empty folder stays itself, as it may be a mount, or where a shell stands: what was written
+    moves into it, what names the rest last.
+    """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise UsageError(f"'{out}' exists and is not an empty folder; export to a new one")
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    inside = out.exists()
+    name = f".{out.name}.{uuid.uuid4().hex}"
+    partial = out / name if inside else out.with_name(name)
     partial.mkdir(parents=True)
     try:
         yield partial
-        partial.replace(out)
+        if inside:
+            for entry in sorted(partial.iterdir(), key=lambda entry: (entry.is_file(), entry.name)):
+                entry.rename(out / entry.name)
+            partial.rmdir()
+        else:
+            partial.replace(out)
     except BaseException:  # an interrupt too must leave nothing behind
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -36,6 +36,8 @@ def forget(catalog: Catalog, verdicts: VerdictLog, sample_ids: Sequence[str]) ->
     segments of the index their vectors, until `vacuum`. Raises CorruptionError, after all else is
     done, where an index, a reference or a bank of patches is damaged.
     """
+    if not sample_ids:
+        return
     runs.write_json(catalog.forgetting, {"sample_ids": list(sample_ids)})
     known = set(catalog.forgotten.read(["sample_id"])["sample_id"].to_pylist())
     new = [sample_id for sample_id in sample_ids if sample_id not in known]
@@ -92,8 +94,9 @@ def described(catalog: Catalog, source: str | None, before: datetime | None) -> 
 
 def remember(catalog: Catalog, sample_ids: Sequence[str]) -> None:
     """Accept these contents again, from the next ingest on."""
+    # The refusals first, so that after a crash between the two it can be asked for again.
+    catalog.rejects.delete("reason", ["forgotten"])
     catalog.forgotten.delete("sample_id", sample_ids)
-    catalog.rejects.delete("reason", ["forgotten"])  # so that their inputs are read again
 
 
 def vacuum(catalog: Catalog, policy: Policy) -> int:

@@ -29,7 +29,7 @@ from encoders import images, registry
 from encoders.base import Encoder, EncoderInfo, batch_of
 from pipelines import encoding, progress, sources
 from pipelines.ahead import ReadAhead
-from pipelines.known import Known
+from pipelines.known import Known, unnamed
 from pipelines.publish import Stage, Staged
 from pipelines.samples import IngestOptions, Publish
 from schemas import arrow
@@ -173,7 +173,8 @@ class Embed(beam.DoFn):
                     sightings.append((ref, sample_id))
             except ImageError as error:
                 if not self.known.failed(ref):  # else it stands among the rejects already
-                    rejects.append(Reject(ref, error.reason, error.detail))
+                    told = unnamed(ref) if error.reason == "forgotten" else ref
+                    rejects.append(Reject(told, error.reason, error.detail))
         self.progress.add(done=len(refs), rejected=len(rejects))
         if decoded:
             self._loaded()  # only now: a run with nothing new must not pay for it

@@ -61,7 +61,10 @@ class Known:
 
     def holds(self, ref: ImageRef) -> bool:
         """Whether this input needs no reading."""
-        return _stamp(ref.uri, ref.size, ref.modified_at) in self.inputs
+        if _stamp(ref.uri, ref.size, ref.modified_at) in self.inputs:
+            return True
+        hidden = unnamed(ref) if len(self.forgotten) else ref
+        return _stamp(hidden.uri, hidden.size, hidden.modified_at) in self.inputs
 
     def failed(self, ref: ImageRef) -> bool:
         """Whether this input was refused for what may be mended, and stands in the table."""
@@ -70,6 +73,12 @@ class Known:
     def sighted(self, ref: ImageRef) -> bool:
         """Whether the URIs table has this input, if perhaps embedded by another encoder only."""
         return _stamp(ref.uri, ref.size, ref.modified_at) in self.sightings
+
+
+def unnamed(ref: ImageRef) -> ImageRef:
+    """An input by a digest and nothing else, as one is kept whose content was forgotten."""
+    stamp = _stamp(ref.uri, ref.size, ref.modified_at)
+    return ImageRef(f"sha256:{hashlib.sha256(stamp.encode()).hexdigest()}")
 
 
 def _column(table: pa.Table, name: str) -> Iterator[Any]:

@@ -23,8 +23,8 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
-from pipelines import progress
-from pipelines.known import Known
+from pipelines import progress, sources
+from pipelines.known import Known, unnamed
 from pipelines.publish import Stage, Staged
 from pipelines.samples import IngestOptions, Publish
 from pipelines.sources.columns import printable
@@ -96,10 +96,21 @@ class TakeVectors(beam.DoFn):
             if not all(map(self.known.holds, list_rows(group, source))):
                 for refs, columns in read_vectors(group, source, self.options.vectors.column):
                     yield from self._take(refs, columns)
-        except (OSError, pa.ArrowException) as error:
-            damaged = ImageRef(f"{group.file.path}#damaged", source=source)
-            yield from self._refuse([Reject(damaged, "unreadable", str(error))])
+        except (*sources.DAMAGED, KeyError) as error:
+            yield from self._refuse(
+                [Reject(ref, "unreadable", str(error)) for ref in self._lost(group)]
+            )
         self.progress.add(done=group.rows)
+
+    def _lost(self, group: RowGroup) -> Iterator[ImageRef]:
+        """The inputs of a damaged row group that gave nothing; one for all if none can be read."""
+        source = self.options.source
+        try:
+            for ref in list_rows(group, source):
+                if not self.known.holds(ref) and sample_id(ref.uri) not in self.taken:
+                    yield ref
+        except (*sources.DAMAGED, KeyError):
+            yield ImageRef(f"{group.file.path}#damaged", source=source)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for staged in chain(self.samples.finish(), self.uris.finish(), self.rejects.finish()):
@@ -122,7 +133,7 @@ class TakeVectors(beam.DoFn):
                 detail = f"{ref.source!r} holds control characters"
                 rejects.append(Reject(ref, "bad_source", detail))
             elif name in self.known.forgotten:
-                rejects.append(Reject(ref, "forgotten", name))
+                rejects.append(Reject(unnamed(ref), "forgotten", name))
             elif complaints[row]:
                 rejects.append(Reject(ref, "bad_vector", complaints[row]))
             else:

@@ -144,7 +144,8 @@ def _rejects(catalog: Catalog, run_id: str) -> tuple[Rejected, ...]:
     rejected = []
     for count in pc.value_counts(table["reason"]).to_pylist():
         uris = table.filter(pc.equal(table["reason"], count["values"]))["uri"]
-        examples = tuple(uris.slice(0, _EXAMPLES).to_pylist())
+        shown = 0 if count["values"] == "forgotten" else _EXAMPLES
+        examples = tuple(uris.slice(0, shown).to_pylist())
         rejected.append(Rejected(count["values"], count["counts"], examples))
     return tuple(sorted(rejected, key=lambda entry: -entry.count))
 

@@ -9,11 +9,12 @@ from pipelines.sources.files import ImageFiles
 from pipelines.sources.manifest import Manifests
 from pipelines.sources.opening import SOURCE_KINDS, OpenSource, SourceKind, open_source
 from pipelines.sources.parquet import ParquetImages
-from pipelines.sources.reading import locate, read
+from pipelines.sources.reading import DAMAGED, locate, read
 from pipelines.sources.tar import TarShards
 from pipelines.sources.vectors import VectorSource, open_vectors
 
 __all__ = [
+    "DAMAGED",
     "SOURCE_KINDS",
     "ImageFiles",
     "Manifests",

@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
-import pyarrow as pa
 
 from pipelines.sources import storage
 from pipelines.sources.columns import annotated
 from pipelines.sources.parquet import PARQUET_SUFFIX, opened
-from pipelines.sources.reading import locate
+from pipelines.sources.reading import DAMAGED, locate
 from schemas.records import ImageRef
 
 _log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def list_manifest(path: str, source: str = "") -> Iterator[ImageRef]:
             try:
                 while rows := list(itertools.islice(numbered, 1024)):
                     yield from pool.map(functools.partial(_ref, file.path, source), rows)
-            except (OSError, pa.ArrowException) as error:
+            except DAMAGED as error:
                 _log.warning("%s is damaged: %s", file.path, error)
                 yield ImageRef(f"{file.path}#damaged", source=source)
 
@@ -95,7 +94,7 @@ def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[Mapping[str, object]]
 def _json_row(line: str) -> Mapping[str, object]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
 

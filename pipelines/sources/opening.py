@@ -23,6 +23,7 @@ from pipelines.sources.parquet import (
     opened,
     vector_columns,
 )
+from pipelines.sources.reading import DAMAGED
 from pipelines.sources.tar import COMPRESSED_SHARD_SUFFIXES, SHARD_SUFFIX, TarShards
 from schemas.errors import NotFoundError, UsageError
 from schemas.records import ImageRef
@@ -70,7 +71,7 @@ def open_source(
     yet what can be told of a mistake is told here: NotFoundError for what is not there, UsageError
     for what cannot be used.
     """
-    if not inputs:
+    if not all(inputs) or not inputs:
         raise UsageError("no images given; name a folder, a glob, a manifest or a shard")
     by_kind: dict[SourceKind, list[str]] = {}
     for given in dict.fromkeys(inputs):
@@ -85,7 +86,7 @@ def readable(given: str) -> Iterator[None]:
     """Looking into the input `given`, whose faults are told as a person can mend them."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGED as error:
         raise UsageError(
             f"cannot read '{given}': {error}; check the file and its permissions and, for an "
             "object store, its credentials and that 'longtail[aws]' is installed"

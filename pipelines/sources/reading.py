@@ -12,6 +12,9 @@ from pipelines.sources.tar import locate_member, read_member
 from schemas.errors import ImageError
 from schemas.records import ImageRef
 
+DAMAGED = (OSError, ValueError, OverflowError, pa.ArrowException)
+"""What reading tables of other people's raises: pyarrow, and Python for their texts and times."""
+
 
 def read(ref: ImageRef) -> bytes:
     """The bytes of the image at `ref`, and of no other: of a tar its member, of Parquet its row.
@@ -21,6 +24,8 @@ def read(ref: ImageRef) -> bytes:
     """
     try:
         match ref.container:
+            case "file" if ref.size < 0:
+                raise FileNotFoundError(f"{ref.uri} is not there, or no regular file")
             case "file":
                 return storage.read(ref.uri)
             case "tar":

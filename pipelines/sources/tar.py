@@ -135,7 +135,7 @@ def _sidecar(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Mapping[str, obje
     content = tar.extractfile(member)
     try:
         row = json.loads(content.read()) if content else None
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
         return {}
     return row if isinstance(row, dict) else {}
 

@@ -142,7 +142,10 @@ def test_a_folder_in_use_is_refused_and_left_alone(
 
 def test_an_empty_folder_is_taken(batches: list[pa.RecordBatch], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    before = (tmp_path / "out").stat().st_ino  # a mount, say, or where a shell stands
     export(batches, tmp_path / "out", "imagefolder")
+    assert (tmp_path / "out").stat().st_ino == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "metadata.csv"]
     assert (tmp_path / "out" / "metadata.csv").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

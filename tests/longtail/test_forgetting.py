@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from longtail import Workspace
 from longtail.filters import Filter
 from schemas.errors import CorruptionError, NotFoundError
+from schemas.tables import Table
 
 
 @pytest.fixture
@@ -118,6 +120,55 @@ def test_the_next_run_finishes_what_a_crash_left_of_forgetting(
     assert some[0] not in workspace.catalog.uris.read(["sample_id"])["sample_id"].to_pylist()
     assert not workspace.catalog.forgetting.exists()
     assert workspace.verify_index().ok
+
+
+def test_what_was_forgotten_is_refused_without_a_name(
+    workspace: Workspace, some: list[str], manifest: Path
+) -> None:
+    """The next run that finds its file keeps no path, source or metadata, and reads it once."""
+    manifest.write_text(manifest.read_text().replace("captured_at", "captured_at,person"))
+    manifest.write_text(manifest.read_text().replace("archive,", "archive,JANE,"))
+    workspace.forget(some[:2])
+
+    first, again = (workspace.run([str(manifest)]) for _ in range(2))
+
+    assert (first.rejected, again.rejected, again.skipped) == (2, 0, 2)
+    kept = workspace.catalog.rejects.read()
+    assert set(some[:2]) <= set(kept["detail"].to_pylist())
+    for word in ("JANE", "archive", str(manifest.parent)):
+        assert word not in str(kept.to_pylist())
+    workspace.forget(some[:2], undo=True)
+    assert workspace.run([str(manifest)]).ingested == 2
+
+
+def test_an_undo_that_a_crash_ended_can_be_asked_for_again(
+    workspace: Workspace, some: list[str], manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.forget(some[:1])
+    workspace.ingest([str(manifest)])
+    done: list[str] = []
+
+    def once(table: Table, column: str, values: Sequence[str]) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(column)
+        delete(table, column, values)
+
+    delete = Table.delete
+    with monkeypatch.context() as patched:
+        patched.setattr(Table, "delete", once)
+        with pytest.raises(KeyboardInterrupt):
+            workspace.forget(some[:1], undo=True)
+
+    workspace.forget(some[:1], undo=True)
+    assert workspace.ingest([str(manifest)]).ingested == 1
+
+
+def test_to_forget_nothing_leaves_the_reports(workspace: Workspace) -> None:
+    report = workspace.report()
+    assert report is not None
+    assert workspace.forget(source="no-such") == []
+    assert report.exists()
 
 
 @pytest.mark.parametrize("asked", [(), ("--level", "low"), ("--since", "2000-01-01")])

@@ -220,6 +220,40 @@ def test_a_damaged_file_is_a_reject(mine: Workspace, tmp_path: Path) -> None:
     assert (summary.ingested, summary.rejected) == (1, 1)
 
 
+def test_what_a_damaged_file_holds_is_refused_row_by_row(mine: Workspace, tmp_path: Path) -> None:
+    """The first row group and all URIs can be read; the other vectors cannot."""
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    write(folder / "a.parquet", ["a.png"], as_lists(vectors()[:1]))
+    names = [f"{i}.png" for i in range(60)]
+    path = write(folder / "b.parquet", names, as_lists(vectors()))
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    assert column.path_in_schema.startswith("embedding")
+    damaged = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    damaged[start : start + 200] = bytes(200)
+    path.write_bytes(damaged)
+    strict, lax = (
+        Workspace(mine.root, {**MINE, "limits": {"max_rejected_share": share}})
+        for share in (0.4, 0.5)
+    )
+    with pytest.raises(AuditError, match="rejected"):
+        strict.ingest([str(folder)])
+    summary = lax.ingest([str(folder)])
+    assert (summary.ingested, summary.skipped, summary.rejected) == (36, 0, 25)
+
+
+def test_a_file_of_something_else_among_good_ones_ends_nothing(
+    mine: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    write(folder / "a.parquet", ["a.png"], as_lists(np.ones((1, 16))))
+    pq.write_table(pa.table({"n": [1, 2, 3]}), folder / "b.parquet")
+    summary = mine.ingest([str(folder)])
+    assert (summary.ingested, summary.rejected) == (1, 1)
+
+
 def test_queries_go_by_samples(mined: Workspace, images: list[str]) -> None:
     flag = mined.flags(top=1)[0]
     hits = mined.query(sample_id=flag.sample_id, k=3).to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.sources import open_source, read
+from pipelines.sources import locate, open_source, read
+from pipelines.sources.manifest import list_manifest
 from schemas.errors import ImageError, UsageError
 from schemas.records import ImageRef
 
@@ -141,3 +143,25 @@ def test_a_manifest_without_uris_is_said_at_once(write, tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", "path,label\na.png,1\n")
     with pytest.raises(UsageError, match=r"no column 'uri' \(it has: path, label\); rename"):
         open_source([str(manifest)])
+
+
+def test_rows_that_no_reader_can_take_end_nothing(listed, write, png, tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(1))
+    deep = '{"uri": "b.png", "x": ' + "[" * 100_000
+    (tmp_path / "a.jsonl").write_text(f'{{"uri": "a.png"}}\n{deep}\n')
+    times = pa.array([10**18], pa.timestamp("us"))
+    pq.write_table(pa.table({"uri": ["a.png"], "captured_at": times}), tmp_path / "b.parquet")
+    refs = {Path(ref.uri).name: ref.size for ref in listed([tmp_path / "a.jsonl"])}
+    assert refs["a.png"] > 0
+    assert refs["a.jsonl#row 2"] == -1
+    assert [Path(ref.uri).name for ref in list_manifest(str(tmp_path / "b.parquet"))] == [
+        "b.parquet#damaged"
+    ]
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    ref = locate(str(tmp_path / "pipe.png"))
+    with pytest.raises(ImageError, match="no regular file"):
+        read(ref)

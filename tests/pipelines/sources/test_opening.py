@@ -34,6 +34,8 @@ def test_what_is_not_there_is_said(tmp_path: Path, given: str) -> None:
         open_source([str(tmp_path / given)])
 
 
-def test_no_input_is_a_mistake() -> None:
+@pytest.mark.parametrize("inputs", [[], [""], ["a.png", ""]])
+def test_no_input_is_a_mistake(inputs: list[str]) -> None:
+    """One that is empty would be the current folder, where a variable was not set."""
     with pytest.raises(UsageError, match="no images given"):
-        open_source([])
+        open_source(inputs)
