@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cached_property
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -54,10 +53,8 @@ class Cells:
         self.probability, self.types = probability[kept], types[kept]
         self.clean = np.flatnonzero(self.probability == 0)
         self.defects = np.flatnonzero(self.probability == 1)
-
-    @cached_property
-    def embedded(self) -> Embedded:
-        return self.embed(path.read_bytes() for path in self.paths)
+        # At once: the encoder does not work in forked processes.
+        self.embedded = self.embed(path.read_bytes() for path in self.paths)
 
     def of(self, rows: Ints) -> Embedded:
         return {level: self.embedded[level][rows] for level in LEVELS}
