@@ -75,7 +75,7 @@ def _doubt(metadata: Mapping[str, Any], how: str) -> tuple[str, float]:
             return "prediction", float(margin(p)[0])
         if how == "entropy" or label is None:
             return "prediction", float(entropy(p)[0])
-        true = names.index(str(label)) if names else _place(label, p.shape[1])
+        true = _named(label, names) if names else _place(label, p.shape[1])
         return "prediction and label", float(loss(p, np.array([true]))[0])
     except (TypeError, ValueError):  # what one row says wrongly says nothing
         return "", np.nan
@@ -85,6 +85,12 @@ def _not_negative(value: float) -> float:
     if not np.isfinite(value) or value < 0:
         raise ValueError(f"{value} is no uncertainty")
     return value
+
+
+def _named(label: object, names: Sequence[str]) -> int:
+    """The place of a class among their names."""
+    name = str(label)
+    return names.index(name if name in names else name.removesuffix(".0"))
 
 
 def _place(label: object, classes: int) -> int:

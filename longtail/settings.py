@@ -25,12 +25,13 @@ from pydantic_settings import (
 
 from encoders import hardware
 from longtail.references import Wanted
+from schemas.catalog import SETTINGS
 from schemas.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from encoders.registry import Options
 
-FILE = "longtail.yaml"
+FILE = SETTINGS
 _PREFIX = "LONGTAIL_"
 _NOT_SETTINGS = {"LONGTAIL_WORKSPACE"}
 _HEADING = object()  # where a section stands for a value

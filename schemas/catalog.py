@@ -8,6 +8,16 @@ from pathlib import Path
 from schemas import arrow
 from schemas.tables import Table
 
+SETTINGS = "longtail.yaml"
+"""A folder with this file is a workspace's root."""
+OWN = frozenset(
+    (
+        *(SETTINGS, "tables", "index", "encoders", "datasets", "references", "runs", "triggers"),
+        *("forgetting.json", "reviews.db", "reviews.db-wal", "reviews.db-shm"),
+    )
+)
+"""What a workspace keeps at its root, beside hidden files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

@@ -24,6 +24,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 
+from schemas.catalog import OWN, SETTINGS
+
 WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -107,7 +109,8 @@ def is_folder(path: str) -> bool:
 
 
 def walk(folder: str) -> Iterator[File]:
-    """Every file below `folder`, hidden ones left out, in no order, one at a time.
+    """Every file below `folder`, hidden ones and a workspace's own left out, in no order, one at a
+    time.
 
     Links are followed. A local folder that cannot be listed is itself given, with size -1: reading
     it fails, which counts it among the rejects instead of losing it in silence.
@@ -182,9 +185,10 @@ def _walk_local(folder: str, depth: int | None = None) -> Iterator[File]:
             if identity in seen:
                 continue
             seen.add(identity)
+            own = OWN if (Path(current) / SETTINGS).exists() else frozenset()
             with os.scandir(current) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name in own:
                         continue
                     file = _listed(entry)
                     if file is not None:

@@ -68,6 +68,8 @@ def test_what_makes_no_sense_says_nothing(row):
 def test_whole_numbers_may_be_written_as_a_table_with_gaps_gives_them():
     rows = [{"prediction": [0.2, 0.8], "label": label} for label in (1.0, "1.0", "1")]
     np.testing.assert_allclose(doubt(rows), -np.log([0.8] * 3))
+    named = [{**row, "prediction": {"0": 0.2, "1": 0.8}} for row in rows]
+    np.testing.assert_allclose(doubt(named), -np.log([0.8] * 3))
 
 
 def test_doubt_is_read_from_metadata():

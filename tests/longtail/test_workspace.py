@@ -351,3 +351,16 @@ def test_a_source_with_control_characters_is_refused_until_it_is_mended(
     assert told.err == (
         "longtail: source 'line\\n3' holds control characters; give it another name\n"
     )
+
+
+def test_a_workspace_in_the_folder_of_its_images_is_none_of_them(
+    tmp_path: Path, make_photographs: Callable[[Path, int], list[Path]], longtail
+) -> None:
+    make_photographs(tmp_path, 8)
+    longtail("init", tmp_path)
+    assert "8 ingested, 0 skipped, 0 rejected" in longtail("run", "-w", tmp_path, tmp_path).out
+    sample = longtail("suggest", "-w", tmp_path, "-n", 1, "--json").json[0]["sample_id"]
+    longtail("verdict", "-w", tmp_path, sample, "edge_case")
+    longtail("curate", "-w", tmp_path, "odd")
+    longtail("trigger", "add", "like-it", "-w", tmp_path, "--from", sample)
+    assert "0 ingested, 8 skipped, 0 rejected" in longtail("run", "-w", tmp_path, tmp_path).out

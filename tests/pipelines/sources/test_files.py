@@ -132,5 +132,15 @@ def test_a_name_that_exists_is_no_pattern(listed, write, png, tmp_path: Path) ->
     assert [ref.uri for ref in listed([photo])] == [str(photo)]
 
 
+def test_a_workspace_among_its_images_is_none_of_them(listed, write, png, tmp_path: Path) -> None:
+    """`longtail init` in a folder of images, and `longtail run .`"""
+    for name in ("a.png", "b/runs/c.png", "runs/1/thumbnail.png", "tables/samples/d.png"):
+        write(tmp_path / name, png(1))
+    write(tmp_path / "longtail.yaml", b"version: 1")
+    write(tmp_path / "reviews.db", b"verdicts")
+    names = {ref.uri.removeprefix(f"{tmp_path}/") for ref in listed([tmp_path])}
+    assert names == {"a.png", "b/runs/c.png"}
+
+
 def test_an_empty_folder_has_nothing_new(listed, tmp_path: Path) -> None:
     assert listed([tmp_path]) == []
