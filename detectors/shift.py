@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import mannwhitneyu
@@ -114,9 +114,10 @@ def find_unlike(pool: Pool) -> list[Shift]:
                 usual = float(np.median(np.delete(out[level], rows)))
                 excess[level] = far[level] - usual - max(FAR, usual)
         if max(excess.values(), default=-1.0) < 0:
-            most = max(float(np.median(np.delete(out[level], rows))) for level in LEVELS)
-            least = most + max(FAR, most)
-            found += _newest(source, z, others_z, pool, rows, len(outside), least, others=True)
+            for shift in _newest(source, z, others_z, pool, rows, len(outside)):
+                usual = float(np.median(np.delete(out[shift.level], rows)))
+                if shift.deviations >= usual + max(FAR, usual):
+                    found.append(replace(shift, others=True))
             continue
         level = max(excess, key=excess.__getitem__)
         p_value = _further(z[level], others_z[level], len(outside))
@@ -127,31 +128,23 @@ def find_unlike(pool: Pool) -> list[Shift]:
 
 
 def _newest(
-    source: str,
-    z: Measures,
-    usual: Measures,
-    pool: Pool,
-    rows: Ints,
-    sources: int,
-    least: float = FAR,
-    others: bool = False,
+    source: str, z: Measures, usual: Measures, pool: Pool, rows: Ints, sources: int
 ) -> list[Shift]:
     """The newest part of a source, if that has moved: a lens that became dirty after a long time.
 
     It is told and no more, as alike edge cases may come one after the other as well. z: of the
-    rows, from what is usual. least: how far out half of the part lies.
+    rows, from what is usual.
     """
     found = []
     for level in LEVELS:
         part = _after_the_turn(z[level], pool, rows)
-        if not FEWEST <= len(part) <= len(rows) - FEWEST:
+        if not FEWEST <= len(part) <= len(rows) - FEWEST or np.median(z[level][part]) < FAR:
             continue
-        gap = float(np.median(z[level][part]))
         # It may begin at any of the samples.
         p_value = min(1.0, _further(z[level][part], usual[level], sources) * len(rows))
-        if gap >= least and p_value <= SIGNIFICANT:
-            since = _since(z[level][part], pool, rows[part])
-            found.append(Shift(source, level, gap, p_value, len(part), *since, others, len(rows)))
+        if p_value <= SIGNIFICANT:
+            gap, since = float(np.median(z[level][part])), _since(z[level][part], pool, rows[part])
+            found.append(Shift(source, level, gap, p_value, len(part), *since, of=len(rows)))
     return _furthest_first(found)[:1]
 
 
