@@ -20,6 +20,7 @@ from schemas.catalog import Catalog
 from schemas.errors import CorruptionError, EncoderError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from detectors.baseline import Baseline
     from index.search import Snapshot
     from longtail.verdicts import VerdictLog
     from pipelines.reference import Reference
@@ -245,19 +246,34 @@ def fits(catalog: Catalog) -> list[Path]:
 def forget(fit: Path, sample_ids: Collection[str]) -> None:
     """Take samples out of a saved fit, before its index forgets them. Raises CorruptionError."""
     from detectors.baseline import Baseline
-    from pipelines.reference import Reference
 
     old = Baseline.load(fit)
     gone = sorted(set(old.sample_ids) & set(sample_ids))
     if gone:
-        snapshot = Reference(fit.parent, old.about).open()
-        rows = snapshot.sample_ids.rows(gone)
-        rest = np.setdiff1d(snapshot.live_rows(), rows)
-        _, distances = snapshot.search(snapshot.read(rows), old.neighbours, only=rest)
-        new = old.forget(sample_ids, missed=int(old.alone(gone, distances).sum()))
+        new = old.forget(sample_ids, missed=_missed(fit, old, gone))
         temporary = fit.with_suffix(".tmp")
         replace(new, about={**new.about, **_told(sorted(new.sample_ids))}).save(temporary)
         temporary.replace(fit)
+
+
+def _missed(fit: Path, baseline: Baseline, gone: Sequence[str]) -> int:
+    """How many of these samples of a reference leave none like them; all where nothing can say."""
+    from index.store import IndexStore
+    from pipelines.reference import INDEX
+
+    try:
+        snapshot = IndexStore(fit.parent / INDEX).open()
+        if snapshot is None:
+            return len(gone)
+        rows = snapshot.sample_ids.rows(gone)
+        rest = np.setdiff1d(snapshot.live_rows(), rows)
+        held: list[int] = np.flatnonzero(rows >= 0).tolist()
+        vectors = snapshot.read(rows[held])
+        _, distances = snapshot.search(vectors, baseline.neighbours, only=rest)
+    except (CorruptionError, OSError, ValueError):  # a damaged index, which is told of later
+        return len(gone)
+    alone = baseline.alone([gone[place] for place in held], distances)
+    return len(gone) - len(held) + int(alone.sum())
 
 
 def _told(sample_ids: Sequence[str]) -> dict[str, str | int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,31 @@ def test_a_saved_reference_that_forgot_a_kind_promises_no_rate(
     (note,) = [note for note in saved.notes() if "forgotten" in note]
     assert "5 of the 65 samples" in note
     assert "with all that was like them" in note
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_saved_reference_forgets_though_its_index_is_damaged(
+    damage: str, open_lines, ids_of_source
+) -> None:
+    workspace = open_lines(reference="source:line-3")
+    workspace.mine(save_reference="march")
+    folder = workspace.catalog.reference("march")
+    if damage == "gone":
+        shutil.rmtree(folder / "index")
+    else:
+        for file in (folder / "index").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+    gone = min(ids_of_source(workspace, "line-3"))
+
+    with contextlib.suppress(CorruptionError):
+        workspace.forget([gone])
+
+    fit = Baseline.load(folder / "baseline.npz")
+    assert gone not in fit.sample_ids
+    assert "forgotten with all that was like them" in fit.thinned
+    assert gone not in ids_of_source(workspace, "line-3")
+    assert not workspace.catalog.forgetting.exists()
 
 
 def test_what_a_saved_reference_forgot_leaves_the_others_surroundings(
