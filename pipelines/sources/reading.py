@@ -24,8 +24,8 @@ def read(ref: ImageRef) -> bytes:
     """
     try:
         match ref.container:
-            case "file" if ref.size < 0:
-                raise FileNotFoundError(f"{ref.uri} is not there, or no regular file")
+            case "file" if ref.size < 0 and storage.is_special(ref.uri):
+                raise OSError(f"{ref.uri} is no regular file")
             case "file":
                 return storage.read(ref.uri)
             case "tar":

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
@@ -136,6 +136,15 @@ def find(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:
     else:
         files = walk(path) if is_folder(path) else glob(path)
         yield from (file for file in files if file.size < 0 or wanted(file.path))
+
+
+def is_special(path: str) -> bool:
+    """Whether a local path is a pipe, a device or a socket, which may be read without end."""
+    try:
+        mode = 0 if is_remote(path) else os.stat(path).st_mode  # noqa: PTH116
+    except (OSError, ValueError):  # not there, or no name that a file may have
+        return False
+    return bool(mode) and not S_ISREG(mode) and not S_ISDIR(mode)
 
 
 def suffix(path: str) -> str:
