@@ -194,7 +194,8 @@ def _walk_local(folder: str, depth: int | None = None) -> Iterator[File]:
             if identity in seen:
                 continue
             seen.add(identity)
-            own = OWN if (Path(current) / SETTINGS).exists() else frozenset()
+            a_workspace = os.path.exists(f"{current}/{SETTINGS}")  # noqa: PTH110
+            own = OWN if a_workspace else frozenset()
             with os.scandir(current) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name in own:
