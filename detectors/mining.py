@@ -301,13 +301,11 @@ def _confirmed(
     if reviews is None or not reviews.is_edge_case.any() or not len(flagged):
         return none
     cases = np.flatnonzero(reviews.is_edge_case)
-    names = np.asarray(reviews.sample_ids)[cases]
     best, least = none[0].copy(), np.full(len(flagged), np.inf)
     step = max(BLOCK // len(cases), 1)
     for start in range(0, len(flagged), step):
         block = slice(start, start + step)
         gaps = cdist(pool.embeddings[policy.level][flagged[block]], reviews.vectors[cases])
-        gaps[np.asarray(pool.sample_ids)[flagged[block]][:, None] == names[None]] = np.inf
         best[block], least[block] = cases[gaps.argmin(axis=1)], gaps.min(axis=1)
     near = np.isfinite(least) & ((least < closest) | np.isnan(closest))
     return np.where(near, best, none[0]), np.where(near, least, np.nan)

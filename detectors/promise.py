@@ -158,10 +158,8 @@ def _parts(
         parts[tuple(small)] = together
     why = {
         tuple(shifted): "shifted away from the reference",
-        tuple(
-            unknown
-        ): f"unknown to the reference, or nearly, and fewer than {TESTABLE} samples do not show "
-        "that they are of its kind",
+        tuple(unknown): "unknown to the reference, or nearly, and fewer than "
+        f"{TESTABLE} samples do not show that they are of its kind",
         tuple(small): f"fewer than {TESTABLE} samples do not show whether they have shifted",
     }
     return parts, {names: text for names, text in why.items() if names and names not in parts}

@@ -78,9 +78,8 @@ def find_shifts(
         gaps = {lv: np.median(z[lv][rows]) - np.median(reference_z[lv][usual]) for lv in LEVELS}
         level = max(LEVELS, key=lambda each: float(gaps[each]))
         if gaps[level] < FAR:
-            middle = {each: np.median(reference_z[each][usual]) for each in LEVELS}
-            own: Measures = {each: z[each][rows] - middle[each] for each in LEVELS}
-            theirs: Measures = {each: reference_z[each][usual] - middle[each] for each in LEVELS}
+            own: Measures = {each: z[each][rows] for each in LEVELS}
+            theirs: Measures = {each: reference_z[each][usual] for each in LEVELS}
             found += _newest(source, own, theirs, pool, rows, len(rows_of))
             continue
         p_value = _further(z[level][rows], reference_z[level][usual], len(rows_of))
@@ -133,17 +132,18 @@ def _newest(
     """The newest part of a source, if that has moved: a lens that became dirty after a long time.
 
     It is told and no more, as alike edge cases may come one after the other as well. z: of the
-    rows, from what is usual.
+    rows. usual: of what they are held against.
     """
     found = []
     for level in LEVELS:
-        part = _after_the_turn(z[level], pool, rows)
-        if not FEWEST <= len(part) <= len(rows) - FEWEST or np.median(z[level][part]) < FAR:
+        out = z[level] - np.median(usual[level])
+        part = _after_the_turn(out, pool, rows)
+        if not FEWEST <= len(part) <= len(rows) - FEWEST or np.median(out[part]) < FAR:
             continue
         # It may begin at any of the samples.
         p_value = min(1.0, _further(z[level][part], usual[level], sources) * len(rows))
         if p_value <= SIGNIFICANT:
-            gap, since = float(np.median(z[level][part])), _since(z[level][part], pool, rows[part])
+            gap, since = float(np.median(out[part])), _since(out[part], pool, rows[part])
             found.append(Shift(source, level, gap, p_value, len(part), *since, of=len(rows)))
     return _furthest_first(found)[:1]
 

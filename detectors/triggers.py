@@ -31,14 +31,14 @@ class Trigger:
 
     def distance(self, vectors: NDArray[np.floating]) -> Floats:
         """Distance (n,) to the nearest positive example, infinite where a negative is nearer."""
-        P, N = as_matrix(self.positive), self.negative
+        P, N = as_matrix(self.positive), as_matrix(self.negative)
         near = np.empty(len(vectors))
         for start in range(0, len(vectors), BLOCK):
             rows = slice(start, start + BLOCK)
             X = as_matrix(vectors[rows])
             near[rows] = cdist(X, P).min(axis=1)
             if len(N):
-                against = cdist(X, as_matrix(N)).min(axis=1)
+                against = cdist(X, N).min(axis=1)
                 near[rows][against <= near[rows]] = np.inf
         return near
 

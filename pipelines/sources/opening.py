@@ -71,7 +71,7 @@ def open_source(
     yet what can be told of a mistake is told here: NotFoundError for what is not there, UsageError
     for what cannot be used.
     """
-    if not all(inputs) or not inputs:
+    if not inputs or not all(inputs):
         raise UsageError("no images given; name a folder, a glob, a manifest or a shard")
     by_kind: dict[SourceKind, list[str]] = {}
     for given in dict.fromkeys(inputs):

@@ -59,7 +59,7 @@ def open_vectors(inputs: Sequence[str], column: str) -> VectorSource:
 
     Raises NotFoundError for what is not there, UsageError for what holds no vectors.
     """
-    if not all(inputs) or not inputs:
+    if not inputs or not all(inputs):
         raise UsageError("no vectors given; name a Parquet file, a folder or a glob of them")
     paths: list[str] = []
     dimensions: Mapping[Level, int] = {}
